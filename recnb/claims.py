@@ -1,0 +1,124 @@
+"""The ledger: what a paper claims, what was measured here, and a verdict that one rule gives.
+
+A claim is measured as a number whose sign decides: usually ours minus a control. Its 95 % interval gives the verdict:
+*reproduced* when it lies wholly on the claimed side, *contradicted* when wholly on the other, else *inconclusive at
+this scale*. Nobody types a verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recnb.metrics import Interval
+from recnb.store import home, plain
+
+PAPERS = ("LLaRA", "BIGRec", "DreamRec", "RecInterpreter", "MCRL-style", "Digital twin brain")
+COLUMNS = (
+    "paper claim protocol dataset statistic value low high n seeds control control_value profile verdict notebook"
+).split()
+INCONCLUSIVE = "inconclusive at this scale"
+
+
+def verdict(interval: Interval, side: str = ">", threshold: float = 0.0) -> str:
+    """The one rule.
+
+    Args:
+        interval: of the measured statistic.
+        side: ">" when the paper claims a value above the threshold, "<" when below.
+        threshold: what the interval is held against.
+    """
+    if side not in (">", "<"):
+        raise ValueError(f"side is {side!r}; allowed: '>' and '<'")
+    above, below = interval.low > threshold, interval.high < threshold
+    if above or below:
+        return "reproduced" if above == (side == ">") else "contradicted"
+    return INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of one paper, as measured.
+
+    Attributes:
+        paper: one of `PAPERS`.
+        claim: the statement in a few words.
+        protocol: split, candidates and what is filtered.
+        dataset: data it was measured on.
+        statistic: what ``interval`` estimates, with its metric's name.
+        interval: estimate and 95 % interval.
+        control: what it was held against.
+        control_value: the control's own value of the metric.
+        side: ">" or "<", see `verdict`.
+    """
+
+    paper: str
+    claim: str
+    protocol: str
+    dataset: str
+    statistic: str
+    interval: Interval
+    control: str
+    control_value: float
+    side: str = ">"
+
+    def __post_init__(self) -> None:
+        """Refuse a paper that the tutorial does not treat."""
+        if self.paper not in PAPERS:
+            raise ValueError(f"unknown paper {self.paper!r}; allowed: {', '.join(PAPERS)}")
+
+    def row(self, profile: str, notebook: str) -> dict[str, Any]:
+        """The ledger's row."""
+        got = self.interval
+        values = [self.paper, self.claim, self.protocol, self.dataset, self.statistic]
+        values += [round(x, 4) for x in (got.value, got.low, got.high)] + [got.n, got.seeds]
+        values += [self.control, round(self.control_value, 4), profile, verdict(got, self.side), notebook]
+        return dict(zip(COLUMNS, values, strict=True))
+
+
+def _results() -> Path:
+    return home() / "results"
+
+
+def record(claims: list[Claim], notebook: str, profile: str, parameters: dict[str, Any]) -> pd.DataFrame:
+    """Store a run's claims, replacing those of the same notebook, profile and parameters; returns their rows."""
+    rows = [claim.row(profile, notebook) for claim in claims]
+    key = hashlib.sha256(json.dumps(plain(parameters), sort_keys=True).encode()).hexdigest()[:8]
+    path = _results() / profile / f"{notebook}-{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps({"parameters": plain(parameters), "rows": rows}, indent=1))
+    os.replace(scratch, path)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table(ledger: Path | None = None) -> pd.DataFrame:
+    """All claims known here: the committed ledger, overridden by this machine's `laptop` and `paper` runs.
+
+    Args:
+        ledger: the committed CSV; read when it exists.
+    """
+    frames = [pd.read_csv(ledger)] if ledger and ledger.exists() else []
+    for profile in ("laptop", "paper"):
+        for path in sorted((_results() / profile).glob("*.json")):
+            frames.append(pd.DataFrame(json.loads(path.read_text())["rows"], columns=COLUMNS))
+    if not frames:
+        return pd.DataFrame(columns=COLUMNS)
+    keys = ["paper", "claim", "protocol", "dataset", "statistic", "control", "profile"]
+    merged = pd.concat(frames, ignore_index=True).drop_duplicates(keys, keep="last")
+    order = merged["paper"].map(PAPERS.index)
+    return merged.assign(order=order).sort_values(["order", "notebook"], kind="stable")[COLUMNS]
+
+
+def write(path: Path) -> None:
+    """Write the ledger as CSV, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    table(path).to_csv(scratch, index=False)
+    os.replace(scratch, path)

@@ -1,0 +1,158 @@
+"""Trains a backbone on a split, keeps it in the store, and scores cases with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recnb import backbones, data, metrics, training
+from recnb.backbones import Backbone, BackboneConfig
+from recnb.data import Cases, Dataset, Split, pad_right
+from recnb.store import Store
+from recnb.training import Progress, TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a trained backbone, besides the data.
+
+    Attributes:
+        model: the architecture.
+        train: the optimisation; its ``seed`` also draws the first weights.
+        loss: "ce" or "bce" (`backbones.Backbone.forward`).
+        tokens: positions in a batch, padding included.
+    """
+
+    model: BackboneConfig = BackboneConfig()
+    train: TrainConfig = TrainConfig()
+    loss: str = "ce"
+    tokens: int = 2048
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained backbone with the story of its training.
+
+    Attributes:
+        model: in evaluation mode.
+        curve: see `training.Fit`.
+        info: best epoch, validation score, stop reason, seconds.
+    """
+
+    model: Backbone
+    curve: pd.DataFrame
+    info: dict[str, Any]
+
+
+def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Cut sequences into pieces of at most ``length + 1`` items that overlap by one.
+
+    Every step from an item to the next is in exactly one piece; where a long sequence is cut moves from epoch to
+    epoch, so that no position is always left without its context.
+    """
+    cut = []
+    for sequence in sequences:
+        steps = len(sequence) - 1
+        first = int(rng.integers(1, length + 1)) if steps > length else steps
+        for start, stop in zip([0, *range(first, steps, length)], [*range(first, steps, length), steps], strict=True):
+            if stop > start:
+                cut.append(sequence[start : stop + 1])
+    return cut
+
+
+def sequence_batches(
+    split: Split, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Batches of an epoch: pieces of like length together, about ``recipe.tokens`` positions each."""
+    cut = pieces(split.train, recipe.model.max_length, rng)
+    # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
+    order = np.argsort([len(piece) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
+    groups: list[list[np.ndarray]] = [[]]
+    for index in order:
+        longest = max([len(cut[index]), *map(len, groups[-1])])
+        if groups[-1] and longest * (len(groups[-1]) + 1) > recipe.tokens:
+            groups.append([])
+        groups[-1].append(cut[index])
+    for index in rng.permutation(len(groups)):
+        longest = max(map(len, groups[index]))
+        items, _ = pad_right(groups[index], longest, split.n_items)
+        yield {"sequence": torch.from_numpy(items), "loss": recipe.loss}
+
+
+@torch.no_grad()
+def score(model: Backbone, cases: Cases, batch: int = 256) -> np.ndarray:
+    """Scores of the whole catalogue for each case, (n, n_items) float32; the last ``max_length`` items are read."""
+    device = next(model.parameters()).device
+    model.eval()
+    table = np.empty((len(cases), model.n_items), dtype=np.float32)
+    order = np.argsort([len(history) for history in cases.history], kind="stable")
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        recent = [cases.history[row][-model.config.max_length :] for row in rows]
+        items, _ = pad_right(recent, max(1, *map(len, recent)), model.n_items)
+        table[rows] = model.scores(torch.from_numpy(items).to(device)).float().cpu().numpy()
+    return table
+
+
+def validation_score(split: Split) -> Callable[[torch.nn.Module], float]:
+    """NDCG@10 over the full catalogue on the validation cases, seen items filtered."""
+    cases = split.valid
+
+    def evaluate(model: torch.nn.Module) -> float:
+        scores = score(model, cases)  # type: ignore[arg-type]
+        return float(metrics.ranks(scores, cases.target, cases.history).ndcg(10).mean())
+
+    return evaluate
+
+
+def train(
+    split: Split,
+    recipe: Recipe,
+    checkpoint: Any = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[Backbone, training.Fit]:
+    """Train a backbone from scratch, chosen by validation NDCG@10."""
+    training.seed_all(recipe.train.seed)
+    model = backbones.build(split.n_items, recipe.model)
+    done = training.fit(
+        model,
+        lambda rng: sequence_batches(split, recipe, rng),
+        recipe.train,
+        validation_score(split),
+        checkpoint,
+        report,
+    )
+    return model, done
+
+
+def trained(
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Return the backbone that this recipe gives on this split, from the store or trained now.
+
+    An interrupted training goes on where it stopped.
+    """
+    store = Store()
+    config = {"data": dataset.digest, "split": split.name, "recipe": recipe, "n": len(split.train)}
+    config["cases"] = [int(part.user.sum()) for part in (split.valid, split.test)]
+    code = (backbones, training, data, metrics)
+    folder = store.folder("backbone", config, code)
+
+    def make() -> dict[str, Any]:
+        model, done = train(split, recipe, folder.with_suffix(".checkpoint"), report)
+        info = {"best_epoch": done.best_epoch, "valid": done.best, "stopped": done.stopped}
+        info["seconds"] = float(done.curve["seconds"].iloc[-1])
+        return {"model.safetensors": model.state_dict(), "curve.parquet": done.curve, "info.json": info}
+
+    files = store.load_or_make("backbone", config, make, code)
+    model = backbones.build(split.n_items, recipe.model)
+    model.load_state_dict(files["model.safetensors"])
+    return Trained(model.eval(), files["curve.parquet"], files["info.json"])

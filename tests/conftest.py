@@ -1,0 +1,31 @@
+"""Shared fixtures: real MovieLens-100K, verified and cached outside the checkout, and an empty store a test."""
+
+import os
+
+import pytest
+
+from recnb import assets, data, datasets, store
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    """Give each test a home of its own that shares only the verified downloads."""
+    assets.fetch("ml-100k")
+    shared = store.home() / "assets"
+    home = tmp_path / "home"
+    home.mkdir()
+    os.symlink(shared, home / "assets", target_is_directory=True)
+    monkeypatch.setenv("RECNB_HOME", str(home))
+    monkeypatch.delenv("RECNB_DATA", raising=False)
+    monkeypatch.delenv("RECNB_RUNS", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def movielens():
+    return datasets.load("ml-100k")
+
+
+@pytest.fixture(scope="session")
+def loo(movielens):
+    return data.leave_one_out(movielens)

@@ -1,0 +1,102 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from recnb.training import TrainConfig, fit
+
+RUN = textwrap.dedent("""
+    import sys, time
+    from pathlib import Path
+    import torch
+    from safetensors.torch import save_file
+    from recnb import data, datasets, recommenders
+    from recnb.backbones import BackboneConfig
+    from recnb.recommenders import Recipe
+    from recnb.training import TrainConfig
+    split = data.leave_one_out(datasets.load())
+    split = data.Split("some", split.n_items, split.train[:60], split.valid.take(range(60)), split.test)
+    recipe = Recipe(BackboneConfig("SASRec"), TrainConfig(epochs=12, patience=0), tokens=1024)
+    def report(now):
+        print(now.epoch, flush=True)
+        time.sleep(float(sys.argv[2]))
+    model, done = recommenders.train(split, recipe, Path("run.checkpoint"), report)
+    save_file(model.state_dict(), sys.argv[1])
+    print(done.best_epoch, len(done.curve))
+""")
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    command = [sys.executable, "-c", RUN]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    subprocess.run([*command, "weights", "0"], cwd=whole, check=True, stdout=subprocess.DEVNULL)
+    cut = subprocess.Popen([*command, "weights", "0.8"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in cut.stdout:
+        if int(line) >= 5 and (tmp_path / "run.checkpoint").exists():
+            break
+    os.kill(cut.pid, signal.SIGKILL)
+    cut.wait()
+    assert not (tmp_path / "weights").exists()
+    rest = subprocess.run(
+        [*command, "weights", "0"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    epochs = [int(line) for line in rest.stdout.split("\n")[:-2]]
+    assert epochs[0] > 1, "it must go on, not start over"
+    assert (tmp_path / "weights").read_bytes() == (whole / "weights").read_bytes()
+    assert not (tmp_path / "run.checkpoint").exists()
+
+
+class Slope(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return ((self.slope * x - 3 * x) ** 2).mean()
+
+
+def draw(rng):
+    return [{"x": torch.from_numpy(rng.normal(size=8)).float()} for _ in range(20)]
+
+
+def test_the_best_weights_are_kept_and_patience_stops():
+    model = Slope()
+    config = TrainConfig(epochs=50, lr=0.1, patience=3)
+    done = fit(model, draw, config, evaluate=lambda m: -abs(float(m.slope) - 1))
+    assert done.stopped == "patience"
+    assert len(done.curve) == done.best_epoch + 3
+    assert done.best == done.curve["score"].max()
+    assert -abs(float(model.slope) - 1) == pytest.approx(done.best)
+
+
+def test_learning_rate_warms_up():
+    done = [fit(m := Slope(), lambda rng: draw(rng)[:1], TrainConfig(1, 0.1, warmup=w)) and m for w in (0, 10)]
+    assert abs(float(done[0].slope)) == pytest.approx(10 * abs(float(done[1].slope)), rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice():
+    model = Slope()
+    nn.init.constant_(model.slope, float("nan"))
+    with pytest.raises(FloatingPointError, match="epoch 1; try a smaller lr"):
+        fit(model, draw, TrainConfig(epochs=2))
+
+
+def test_a_damaged_checkpoint_is_started_over(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    path.write_bytes(b"half a file")
+    done = fit(Slope(), draw, TrainConfig(epochs=2), checkpoint=path)
+    assert isinstance(done.curve, pd.DataFrame) and len(done.curve) == 2
+
+
+def test_progress_knows_its_eta():
+    told = []
+    fit(Slope(), draw, TrainConfig(epochs=3), report=lambda now: told.append((now.epoch, now.eta)))
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    assert told[-1][1] == 0
