@@ -6,7 +6,7 @@ cases of validation and test; a case is a history and the one item that really c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,7 @@ class Split:
         name: how it was cut.
         n_items: size of the catalogue.
         train: item ids of each training user in time order.
+        times: timestamp of each training item: where they are equal, the order in ``train`` means nothing.
         valid: cases to choose models by.
         test: cases to report.
     """
@@ -61,12 +62,18 @@ class Split:
     name: str
     n_items: int
     train: list[np.ndarray]
+    times: list[np.ndarray]
     valid: Cases
     test: Cases
 
     def popularity(self) -> np.ndarray:
         """Training interactions of each item, shape (n_items,)."""
         return np.bincount(np.concatenate(self.train), minlength=self.n_items)
+
+
+def first_users(split: Split, count: int) -> Split:
+    """The split with only its first ``count`` training users; validation and test stay whole."""
+    return replace(split, train=split.train[:count], times=split.times[:count])
 
 
 def pad_right(rows: list[np.ndarray], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +125,7 @@ def leave_one_out(dataset: Dataset) -> Split:
         "leave-one-out",
         dataset.n_items,
         [sequence[:-2] for sequence in sequences],
+        [times[:-2] for times in dataset.sequences("timestamp")],
         _last_item(held, users),
         _last_item(sequences, users),
     )
@@ -134,15 +142,17 @@ def user_windows(dataset: Dataset, min_rating: float = 3, parts: tuple[float, fl
     kept = events[~(events["rating"] < min_rating)]
     first = kept.groupby("user")["timestamp"].min().reset_index()
     order = first.sort_values(["timestamp", "user"], kind="stable")["user"].to_numpy()
-    by_user = {user: rows.to_numpy() for user, rows in kept.groupby("user")["item"]}
+    items, times = ({user: rows.to_numpy() for user, rows in kept.groupby("user")[column]}
+                    for column in ("item", "timestamp"))  # fmt: skip
     cuts = [int(part * len(order)) for part in parts]
     train, valid, test = np.split(order, cuts)
     return Split(
         "user-windows",
         dataset.n_items,
-        [by_user[user] for user in train],
-        _last_item([by_user[user] for user in valid], valid),
-        _last_item([by_user[user] for user in test], test),
+        [items[user] for user in train],
+        [times[user] for user in train],
+        _last_item([items[user] for user in valid], valid),
+        _last_item([items[user] for user in test], test),
     )
 
 
@@ -151,13 +161,14 @@ def held_out_users(dataset: Dataset, seed: int = 0, min_history: int = 5) -> Spl
 
     The precise split: about 10,000 predictions in MovieLens-100K where leave-one-out has 943.
     """
-    sequences = dataset.sequences()
+    sequences, times = dataset.sequences(), dataset.sequences("timestamp")
     users = np.random.default_rng(seed).permutation(len(sequences))
     train, valid, test = np.split(users, [int(0.8 * len(users)), int(0.9 * len(users))])
     return Split(
         "held-out-users",
         dataset.n_items,
         [sequences[user] for user in train],
+        [times[user] for user in train],
         prefixes([sequences[user] for user in valid], valid, min_history),
         prefixes([sequences[user] for user in test], test, min_history),
     )
@@ -169,16 +180,15 @@ def random_events(dataset: Dataset, seed: int = 0) -> Split:
     History and training are the user's remaining events, those *after* the target included.
     """
     rng = np.random.default_rng(seed)
-    train, history, targets = [], [], []
-    for sequence in dataset.sequences():
-        test, valid = rng.choice(len(sequence), 2, replace=False)
-        rest = np.delete(sequence, [test, valid])
-        train.append(rest)
-        history.append(rest)
-        targets.append((sequence[valid], sequence[test]))
+    train, times, targets = [], [], []
+    for items, stamps in zip(dataset.sequences(), dataset.sequences("timestamp"), strict=True):
+        test, valid = rng.choice(len(items), 2, replace=False)
+        train.append(np.delete(items, [test, valid]))
+        times.append(np.delete(stamps, [test, valid]))
+        targets.append((items[valid], items[test]))
     users, pairs = np.arange(len(train)), np.array(targets)
-    valid_cases, test_cases = (Cases(users, history, pairs[:, column]) for column in (0, 1))
-    return Split("random-events", dataset.n_items, train, valid_cases, test_cases)
+    valid_cases, test_cases = (Cases(users, train, pairs[:, column]) for column in (0, 1))
+    return Split("random-events", dataset.n_items, train, times, valid_cases, test_cases)
 
 
 def published(dataset: Dataset) -> Split:
@@ -201,8 +211,9 @@ def published(dataset: Dataset) -> Split:
             [history for piece in pieces for history in piece.history],
             np.concatenate([piece.target for piece in pieces]),
         )
-    train = [sequences[u] for u in np.flatnonzero(of_user == "train")]
-    return Split("published", dataset.n_items, train, cases["valid"], cases["test"])
+    kept, stamps = np.flatnonzero(of_user == "train"), dataset.sequences("timestamp")
+    train, times = [sequences[u] for u in kept], [stamps[u] for u in kept]
+    return Split("published", dataset.n_items, train, times, cases["valid"], cases["test"])
 
 
 def draw_candidates(cases: Cases, n_items: int, size: int = 20, seed: int = 0, window: int = 10) -> np.ndarray:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from recnb import assets
 
-ARTICLE = re.compile(r"^(.+), (The|A|An|Les|La|Le|L'|Il|El|Das|Der|Die)$")
+ARTICLE = re.compile(r"^(.+?), (The|A|An|Les|La|Le|Il|El|Das|Der|Die)( \(.*\))?$")
 
 
 class DataError(ValueError):
@@ -61,10 +61,10 @@ class Dataset:
         frame = self.events[["user", "item", "rating", "timestamp"]].fillna(-1.0)
         return hashlib.sha256(frame.to_numpy(dtype=np.float64).tobytes()).hexdigest()[:16]
 
-    def sequences(self) -> list[np.ndarray]:
-        """Item ids of each user in time order, as a list of ``int64`` arrays indexed by user."""
-        items = self.events["item"].to_numpy()
-        return np.split(items, np.flatnonzero(np.diff(self.events["user"].to_numpy())) + 1)
+    def sequences(self, column: str = "item") -> list[np.ndarray]:
+        """A column of the events (item ids, or another) of each user in time order, indexed by user."""
+        cuts = np.flatnonzero(np.diff(self.events["user"].to_numpy())) + 1
+        return np.split(self.events[column].to_numpy(), cuts)
 
     def titles(self, items: np.ndarray | list[int]) -> list[str]:
         """Titles of item ids."""
@@ -74,7 +74,7 @@ class Dataset:
 def tidy_title(title: str) -> str:
     """Put a trailing article in front: ``"Usual Suspects, The"`` becomes ``"The Usual Suspects"``."""
     found = ARTICLE.match(title.strip())
-    return f"{found[2]} {found[1]}" if found else title.strip()
+    return f"{found[2]} {found[1]}{found[3] or ''}" if found else title.strip()
 
 
 def load(name: str | None = None, tie_seed: int | None = 0) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import html
 import inspect
 import os
@@ -22,9 +23,8 @@ import torch
 from IPython.display import HTML, DisplayHandle, Markdown, display
 
 from recnb import __version__, claims, plots, profiles
+from recnb.metrics import Interval
 from recnb.training import Progress
-
-DATASETS = ("ml-100k",)
 
 
 @dataclass
@@ -132,6 +132,22 @@ def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
     display({"text/html": style.to_html(), "text/plain": text}, raw=True)
 
 
+def results(rows: list[tuple[str, Interval, str, str]], metric: str, run: Run) -> None:
+    """Show results beside published ones, in the same columns in every notebook.
+
+    Args:
+        rows: method, our estimate, the published figure with its source, and how the protocols differ.
+        metric: with its split, candidates and filter.
+        run: states profile and dataset.
+    """
+    columns = ["method", "ours", "95 % interval", "cases", "seeds", "published", "protocol differs in"]
+    body = [
+        [name, f"{got.value:.3f}", f"{got.low:.3f} – {got.high:.3f}", got.n, got.seeds, paper, differs]
+        for name, got, paper, differs in rows
+    ]
+    table(pd.DataFrame(body, columns=columns), f"{metric} · {run.dataset} · profile {run.profile}")
+
+
 @dataclass(frozen=True)
 class Exercise:
     """A task for the reader.
@@ -154,10 +170,12 @@ def find_exercise(name: str) -> Exercise:
 
 
 def attempted(function: Callable[..., Any]) -> bool:
-    """Whether a function does anything besides its docstring, ``...`` and ``return None``."""
-    def stub() -> None:
-        ...
-    return function.__code__.co_code != stub.__code__.co_code
+    """Whether a function does anything besides its docstring, ``...``, ``pass`` and ``return None``."""
+    idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "POP_TOP"}
+    for step in dis.get_instructions(function):
+        if step.opname not in idle or (step.opname == "LOAD_CONST" and step.argval not in (None, ...)):
+            return True
+    return False
 
 
 def exercise(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:

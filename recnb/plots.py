@@ -101,6 +101,25 @@ def curves(runs: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     return figure
 
 
+def matrices(values: Mapping[str, np.ndarray]) -> Figure:
+    """Small matrices side by side, each number written in its cell."""
+    figure, places = axes(3.1 * len(values), 2.8, len(values))
+    for ax, (name, matrix) in zip(places, values.items(), strict=True):
+        sns.heatmap(matrix, ax=ax, annot=True, fmt=".2g", cmap="viridis", cbar=False, square=True)
+        ax.set_title(name)
+    return figure
+
+
+def lines(values: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, start: int = 1) -> Figure:
+    """One line a name over whole numbers from ``start``."""
+    figure, (ax,) = axes(6, 2.8)
+    for colour, (name, ys) in zip(COLOURS, values.items(), strict=False):
+        ax.plot(range(start, start + len(ys)), ys, ".-", color=colour, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(fontsize=8)
+    return figure
+
+
 def attention(weights: np.ndarray, titles: Sequence[str], caption: str = "") -> Figure:
     """An attention map (T, T): each row is a position that looks back, each column what it looks at."""
     figure, (ax,) = axes(6.5, 5.2)

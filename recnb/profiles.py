@@ -43,14 +43,12 @@ class Sequential:
 
     Attributes:
         seeds: training seeds.
-        epochs: passes at most; early stopping on validation usually ends sooner.
-        patience: epochs without a better validation score before stopping.
+        epochs: passes over the training sequences; the learning rate is planned over them.
         users: training users (None: all).
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 60
-    patience: int = 6
+    epochs: int = 16
     users: int | None = None
 
 
@@ -64,7 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "02_sequential_recommender": {
         "smoke": Sequential(seeds=(0, 1), epochs=1, users=60),
         "laptop": Sequential(),
-        "paper": Sequential(seeds=(0, 1, 2, 3, 4), epochs=200, patience=20),
+        "paper": Sequential(seeds=(0, 1, 2, 3, 4), epochs=20),
     },
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,15 @@ class Recipe:
         train: the optimisation; its ``seed`` also draws the first weights.
         loss: "ce" or "bce" (`backbones.Backbone.forward`).
         tokens: positions in a batch, padding included.
+        shuffle_ties: let each epoch draw a new order among events of one user and one timestamp. Their stored
+            order is noise, and a model that may not learn it by heart generalises better.
     """
 
     model: BackboneConfig = BackboneConfig()
     train: TrainConfig = TrainConfig()
     loss: str = "ce"
-    tokens: int = 2048
+    tokens: int = 1024
+    shuffle_ties: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,29 @@ class Trained:
     model: Backbone
     curve: pd.DataFrame
     info: dict[str, Any]
+
+
+def _recipe(name: str, layers: int, dropout: float) -> Recipe:
+    model = BackboneConfig(name, layers=layers, dropout=dropout, max_length=50)
+    return Recipe(model, TrainConfig(epochs=20, lr=3e-3, warmup=100, decay=True, patience=0, eval_every=2))
+
+
+# Chosen on the validation cases of MovieLens-100K, leave-one-out.
+RECIPES = {
+    "SASRec": _recipe("SASRec", layers=2, dropout=0.3),
+    "GRU4Rec": _recipe("GRU4Rec", layers=1, dropout=0.4),
+    "Caser": _recipe("Caser", layers=1, dropout=0.3),
+    "NextItNet": _recipe("NextItNet", layers=2, dropout=0.3),
+}
+
+
+def recipe(name: str, seed: int = 0, epochs: int | None = None, loss: str = "ce") -> Recipe:
+    """The project's recipe for a backbone, with a seed, a number of epochs and a loss of your own."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown backbone {name!r}; allowed: {', '.join(RECIPES)}")
+    chosen = RECIPES[name]
+    train = replace(chosen.train, seed=seed, epochs=epochs or chosen.train.epochs)
+    return replace(chosen, train=train, loss=loss)
 
 
 def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -69,7 +95,11 @@ def sequence_batches(
     split: Split, recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Batches of an epoch: pieces of like length together, about ``recipe.tokens`` positions each."""
-    cut = pieces(split.train, recipe.model.max_length, rng)
+    train = split.train
+    if recipe.shuffle_ties:
+        pairs = zip(train, split.times, strict=True)
+        train = [items[np.lexsort((rng.random(len(items)), times))] for items, times in pairs]
+    cut = pieces(train, recipe.model.max_length, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
     order = np.argsort([len(piece) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
     groups: list[list[np.ndarray]] = [[]]
@@ -156,3 +186,18 @@ def trained(
     model = backbones.build(split.n_items, recipe.model)
     model.load_state_dict(files["model.safetensors"])
     return Trained(model.eval(), files["curve.parquet"], files["info.json"])
+
+
+def recommend(model: Backbone, history: list[int], k: int = 10) -> list[int]:
+    """The k best new items after a history of item ids, best first; items of the history are left out."""
+    case = Cases(np.zeros(1, dtype=int), [np.asarray(history, dtype=np.int64)], np.zeros(1, dtype=int))
+    scores = score(model, case)[0]
+    scores[history] = -np.inf
+    return np.argsort(-scores, kind="stable")[:k].tolist()
+
+
+def neighbours(vectors: np.ndarray, item: int, k: int = 8) -> list[int]:
+    """The k items whose vectors point most nearly the same way (cosine), best first."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-(unit @ unit[item]), kind="stable")
+    return [int(other) for other in order if other != item][:k]

@@ -21,7 +21,8 @@ RUN = textwrap.dedent("""
     from recnb.recommenders import Recipe
     from recnb.training import TrainConfig
     split = data.leave_one_out(datasets.load())
-    split = data.Split("some", split.n_items, split.train[:60], split.valid.take(range(60)), split.test)
+    some = split.valid.take(range(60))
+    split = data.Split("some", split.n_items, split.train[:60], split.times[:60], some, split.test)
     recipe = Recipe(BackboneConfig("SASRec"), TrainConfig(epochs=12, patience=0), tokens=1024)
     def report(now):
         print(now.epoch, flush=True)

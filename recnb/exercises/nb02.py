@@ -75,7 +75,7 @@ def running_window_max(values: Tensor, window: int) -> Tensor:
 
 def check_running_window_max(answer: Callable[[Tensor, int], Tensor]) -> str | None:
     """Compare with a plain Python loop."""
-    values = torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0])
+    values = torch.tensor([9.0, 1.0, 4.0, 1.0, 5.0, 3.0, 2.0, 6.0])
     got = answer(values, 3)
     numbers = values.tolist()
     expected = [max(numbers[max(0, t - 2) : t + 1]) for t in range(8)]
