@@ -48,7 +48,7 @@ ASSETS = {
         "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
         "recbole/dataset_example/ml-100k/",
         "MovieLens-100K, GroupLens; for research, not to be redistributed (2.1 MB)",
-    ),
+    )
 }
 
 

@@ -13,16 +13,15 @@ expands every prefix into a row of its own; and padding on the right can never r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recnb.data import Cases, Split, pad_right
+from recnb.losses import LOSSES
 
 NAMES = ("SASRec", "GRU4Rec", "Caser", "NextItNet")
-LOSSES = ("ce", "bce")
 
 
 @dataclass(frozen=True)
@@ -103,28 +102,22 @@ class Backbone(nn.Module):
         """Score of every item as the next one, (B, n_items)."""
         return self.score(self.hidden(history))
 
-    def forward(self, sequence: Tensor, loss: str = "ce") -> Tensor:
+    def forward(self, sequence: Tensor, loss: str = "ce", skip: Tensor | None = None) -> Tensor:
         """Mean next-item loss over all positions of right-padded sequences (B, T + 1).
 
         Args:
             sequence: item ids; position t predicts position t + 1.
-            loss: "ce", softmax cross-entropy over the whole catalogue; or "bce", the original SASRec loss with
-                one uniform negative: -log sigma(y_pos) - log(1 - sigma(y_neg)).
+            loss: "ce", softmax over the whole catalogue; or "bce", one sampled negative (`recnb.losses`).
+            skip: (B,) how many first steps of each sequence are context only and not counted.
         """
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
         target = sequence[:, 1:]
         real = target != self.n_items
-        states, target = self.states(sequence[:, :-1])[real], target[real]
-        if loss == "ce":
-            return F.cross_entropy(self.score(states), target)
-        negative = torch.randint(self.n_items - 1, target.shape, device=target.device)
-        negative += negative >= target  # uniform over all items but the target
-        table, bias = self.output_embeddings, self.bias
-        logits = torch.stack([(states * table[ids]).sum(-1) for ids in (target, negative)])
-        if bias is not None:
-            logits = logits + torch.stack([bias[target], bias[negative]])
-        return (F.softplus(-logits[0]) + F.softplus(logits[1])).mean()
+        if skip is not None:
+            real &= torch.arange(target.shape[1], device=target.device) >= skip[:, None]
+        states = self.states(sequence[:, :-1])[real]
+        return LOSSES[loss](states, self.output_embeddings, self.bias, target[real])
 
 
 class SASRec(Backbone):
@@ -133,7 +126,7 @@ class SASRec(Backbone):
     def __init__(self, n_items: int, config: BackboneConfig) -> None:
         super().__init__(n_items, config)
         self.positions = nn.Embedding(config.max_length, config.dim)
-        self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.layers))
+        self.blocks: Any = nn.ModuleList(AttentionBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
         self._init_tables()
 
@@ -182,7 +175,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d), causal."""
         drop = self.drop if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*self.project(self.norm1(x)), dropout_p=drop, is_causal=True)
+        query, key, value = self.project(self.norm1(x))
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
         x = x + self.dropout(self.merge(mixed.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.narrow(F.gelu(self.widen(self.norm2(x)))))
 

@@ -76,7 +76,7 @@ class Claim:
     def row(self, profile: str, notebook: str) -> dict[str, Any]:
         """The ledger's row."""
         got = self.interval
-        values = [self.paper, self.claim, self.protocol, self.dataset, self.statistic]
+        values: list[Any] = [self.paper, self.claim, self.protocol, self.dataset, self.statistic]
         values += [round(x, 4) for x in (got.value, got.low, got.high)] + [got.n, got.seeds]
         values += [self.control, round(self.control_value, 4), profile, verdict(got, self.side), notebook]
         return dict(zip(COLUMNS, values, strict=True))

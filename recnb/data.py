@@ -84,9 +84,7 @@ def pad_right(rows: list[np.ndarray], length: int, pad: int) -> tuple[np.ndarray
     return items, np.array([len(row) for row in rows], dtype=np.int64)
 
 
-def prefixes(
-    sequences: list[np.ndarray], users: np.ndarray, min_history: int, window: int | None = None
-) -> Cases:
+def prefixes(sequences: list[np.ndarray], users: np.ndarray, min_history: int, window: int | None = None) -> Cases:
     """Every position of every sequence that has at least ``min_history`` earlier items, as one case each.
 
     Args:
@@ -200,7 +198,7 @@ def published(dataset: Dataset) -> Split:
     if "part" not in dataset.events:
         raise DataError(f"{dataset.name} comes without a published split; use leave_one_out or another")
     part = dataset.events.groupby("user")["part"]
-    of_user, starts = part.last().to_numpy(), part.apply(lambda rows: (rows == "history").sum()).to_numpy()
+    of_user, starts = (part.last().to_numpy(), part.apply(lambda rows: (rows == "history").sum()).to_numpy())
     sequences = dataset.sequences()
     cases = {}
     for name in ("valid", "test"):
@@ -242,9 +240,7 @@ def draw_candidates(cases: Cases, n_items: int, size: int = 20, seed: int = 0, w
     return table
 
 
-def candidates(
-    dataset: Dataset, split: Split, part: str = "test", size: int = 20, seed: int = 0
-) -> np.ndarray:
+def candidates(dataset: Dataset, split: Split, part: str = "test", size: int = 20, seed: int = 0) -> np.ndarray:
     """The stored candidate table of a split's part: drawn once, read from the store ever after.
 
     Returns:

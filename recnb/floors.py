@@ -74,9 +74,4 @@ def item_knn(split: Split, cases: Cases, window: int = 10) -> np.ndarray:
     return (_last_items(cases, split.n_items, window, decay=False) @ cosine).toarray().astype(np.float32)
 
 
-FLOORS = {
-    "Popularity": popularity,
-    "Markov-1": markov,
-    "Window-Markov": window_markov,
-    "ItemKNN": item_knn,
-}
+FLOORS = {"Popularity": popularity, "Markov-1": markov, "Window-Markov": window_markov, "ItemKNN": item_knn}

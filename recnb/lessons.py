@@ -203,6 +203,11 @@ def exercise(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
     return used
 
 
+def ledger() -> Path:
+    """The committed ledger of claims, ``figures/claims.csv`` of the project."""
+    return Path(__file__).resolve().parents[1] / "figures" / "claims.csv"
+
+
 def fail_gently(action: Callable[[], Any]) -> None:
     """Run something that should fail and print its error in one line, for lessons about errors."""
     try:

@@ -34,7 +34,7 @@ def activity(events: pd.DataFrame) -> Figure:
     """Interactions per week, and every user as a line from first to last event."""
     figure, (left, right) = axes(9, 3, 2)
     day = (events["timestamp"] - events["timestamp"].min()) / DAY
-    left.hist(day, bins=np.arange(0, day.max() + 7, 7), color=COLOURS[0])
+    left.hist(day, bins=list(np.arange(0, day.max() + 7, 7)), color=COLOURS[0])
     left.set(xlabel="days since the first rating", ylabel="ratings a week", title="Activity over time")
     span = day.groupby(events["user"]).agg(["min", "max"]).sort_values("min")
     right.hlines(np.arange(len(span)), span["min"], span["max"], color=COLOURS[0], lw=0.7)
@@ -139,7 +139,9 @@ def item_map(
     names = pd.Series(groups)
     for colour, name in zip(COLOURS, names.value_counts().index[: len(COLOURS)], strict=False):
         mine = (names == name).to_numpy()
-        ax.scatter(*xy[mine].T, s=4 + 40 * size[mine] / size.max(), color=colour, alpha=0.55, lw=0, label=name)
+        ax.scatter(
+            xy[mine, 0], xy[mine, 1], s=4 + 40 * size[mine] / size.max(), color=colour, alpha=0.55, lw=0, label=name
+        )
     for item, title in labels.items():
         ax.annotate(plain_text(title)[:28], xy[item], fontsize=7, xytext=(3, 3), textcoords="offset points")
     ax.legend(markerscale=1.5, fontsize=8, loc="best")

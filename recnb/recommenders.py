@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recnb import backbones, data, metrics, training
+from recnb import backbones, data, losses, metrics, training
 from recnb.backbones import Backbone, BackboneConfig
 from recnb.data import Cases, Dataset, Split, pad_right
 from recnb.store import Store
@@ -26,6 +26,7 @@ class Recipe:
         train: the optimisation; its ``seed`` also draws the first weights.
         loss: "ce" or "bce" (`backbones.Backbone.forward`).
         tokens: positions in a batch, padding included.
+        context: least history that a predicted step of a long sequence has.
         shuffle_ties: let each epoch draw a new order among events of one user and one timestamp. Their stored
             order is noise, and a model that may not learn it by heart generalises better.
     """
@@ -33,7 +34,8 @@ class Recipe:
     model: BackboneConfig = BackboneConfig()
     train: TrainConfig = TrainConfig()
     loss: str = "ce"
-    tokens: int = 1024
+    tokens: int = 2048
+    context: int = 25
     shuffle_ties: bool = True
 
 
@@ -75,43 +77,46 @@ def recipe(name: str, seed: int = 0, epochs: int | None = None, loss: str = "ce"
     return replace(chosen, train=train, loss=loss)
 
 
-def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Cut sequences into pieces of at most ``length + 1`` items that overlap by one.
+def pieces(
+    sequences: list[np.ndarray], length: int, context: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, int]]:
+    """Cut sequences into pieces of at most ``length + 1`` items that overlap, each with how many steps to skip.
 
-    Every step from an item to the next is in exactly one piece; where a long sequence is cut moves from epoch to
-    epoch, so that no position is always left without its context.
+    Every step from an item to the next is predicted in exactly one piece, with at least ``context`` items before it
+    wherever the sequence has them: at test time a model meets long histories, so it must train on them. Where a
+    long sequence is cut moves from epoch to epoch.
     """
     cut = []
     for sequence in sequences:
-        steps = len(sequence) - 1
-        first = int(rng.integers(1, length + 1)) if steps > length else steps
-        for start, stop in zip([0, *range(first, steps, length)], [*range(first, steps, length), steps], strict=True):
-            if stop > start:
-                cut.append(sequence[start : stop + 1])
+        steps, start = len(sequence) - 1, 0
+        stop = int(rng.integers(context + 1, length + 1)) if steps > length else steps
+        done = 0
+        while done < steps:
+            cut.append((sequence[start : stop + 1], done - start))
+            done, stop = stop, min(steps, stop + length - context)
+            start = max(0, stop - length)
     return cut
 
 
-def sequence_batches(
-    split: Split, recipe: Recipe, rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
+def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Batches of an epoch: pieces of like length together, about ``recipe.tokens`` positions each."""
     train = split.train
     if recipe.shuffle_ties:
         pairs = zip(train, split.times, strict=True)
         train = [items[np.lexsort((rng.random(len(items)), times))] for items, times in pairs]
-    cut = pieces(train, recipe.model.max_length, rng)
+    cut = pieces(train, recipe.model.max_length, recipe.context, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
-    order = np.argsort([len(piece) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
-    groups: list[list[np.ndarray]] = [[]]
+    order = np.argsort([len(items) * rng.uniform(0.9, 1.1) for items, _ in cut], kind="stable")
+    groups: list[list[tuple[np.ndarray, int]]] = [[]]
     for index in order:
-        longest = max([len(cut[index]), *map(len, groups[-1])])
+        longest = max(len(items) for items, _ in [cut[index], *groups[-1]])
         if groups[-1] and longest * (len(groups[-1]) + 1) > recipe.tokens:
             groups.append([])
         groups[-1].append(cut[index])
     for index in rng.permutation(len(groups)):
-        longest = max(map(len, groups[index]))
-        items, _ = pad_right(groups[index], longest, split.n_items)
-        yield {"sequence": torch.from_numpy(items), "loss": recipe.loss}
+        rows, skip = zip(*groups[index], strict=True)
+        items, _ = pad_right(list(rows), max(map(len, rows)), split.n_items)
+        yield {"sequence": torch.from_numpy(items), "skip": torch.tensor(skip), "loss": recipe.loss}
 
 
 @torch.no_grad()
@@ -141,10 +146,7 @@ def validation_score(split: Split) -> Callable[[torch.nn.Module], float]:
 
 
 def train(
-    split: Split,
-    recipe: Recipe,
-    checkpoint: Any = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    split: Split, recipe: Recipe, checkpoint: Any = None, report: Callable[[Progress], None] = lambda progress: None
 ) -> tuple[Backbone, training.Fit]:
     """Train a backbone from scratch, chosen by validation NDCG@10."""
     training.seed_all(recipe.train.seed)
@@ -161,10 +163,7 @@ def train(
 
 
 def trained(
-    dataset: Dataset,
-    split: Split,
-    recipe: Recipe,
-    report: Callable[[Progress], None] = lambda progress: None,
+    dataset: Dataset, split: Split, recipe: Recipe, report: Callable[[Progress], None] = lambda progress: None
 ) -> Trained:
     """Return the backbone that this recipe gives on this split, from the store or trained now.
 
@@ -173,7 +172,7 @@ def trained(
     store = Store()
     config = {"data": dataset.digest, "split": split.name, "recipe": recipe, "n": len(split.train)}
     config["cases"] = [int(part.user.sum()) for part in (split.valid, split.test)]
-    code = (backbones, training, data, metrics)
+    code = (backbones, losses, training, data, metrics)
     folder = store.folder("backbone", config, code)
 
     def make() -> dict[str, Any]:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recnb import backbones, recommenders
+from recnb import backbones, data, recommenders
 from recnb.backbones import NAMES, BackboneConfig
 from recnb.recommenders import Recipe
 from recnb.training import TrainConfig, seed_all
@@ -52,7 +54,7 @@ def test_an_empty_history_is_answered(backbone):
 def test_loss_is_the_cross_entropy_of_each_prefix_alone(backbone, tied):
     backbone = model(backbone.config.name, tied=tied, bias=True)
     sequences = [np.arange(3, 10), np.array([7, 7, 1])]
-    items, _ = backbones.pad_right(sequences, 7, 50)
+    items, _ = data.pad_right(sequences, 7, 50)
     each = []
     for sequence in sequences:
         for step in range(1, len(sequence)):
@@ -80,10 +82,7 @@ def test_packed_caser_equals_caser_window_by_window():
         recent = history[0, max(0, step - 5) : step + 1]
         window[-len(recent) :] = recent
         image = caser.items(window)  # (L, d), the paper's picture of one window
-        parts = [
-            F.relu(F.conv1d(image.T[None], filters.weight, filters.bias)).amax(-1)[0]
-            for filters in caser.across
-        ]
+        parts = [F.relu(F.conv1d(image.T[None], filters.weight, filters.bias)).amax(-1)[0] for filters in caser.across]
         sums = torch.einsum("ld,vl->dv", image, caser.down.weight[:, 0]) + caser.down.bias
         alone = F.relu(caser.merge(torch.cat([*parts, sums.flatten()])))
         assert torch.allclose(packed[step], alone, atol=1e-5)
@@ -117,7 +116,7 @@ def test_fifty_users_can_be_memorised(loo, name):
     """A model that cannot overfit 50 users has a bug; all of a user's steps, but the first, are asked."""
     sequences = [np.unique(sequence, return_index=True) for sequence in loo.train[:50]]
     sequences = [row[np.sort(first)][:12] for row, (_, first) in zip(loo.train, sequences, strict=False)]
-    items, _ = backbones.pad_right(sequences, 12, loo.n_items)
+    items, _ = data.pad_right(sequences, 12, loo.n_items)
     batch = torch.from_numpy(items)
     network = backbones.build(loo.n_items, BackboneConfig(name, layers=1, dropout=0.0))
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
@@ -132,16 +131,27 @@ def test_fifty_users_can_be_memorised(loo, name):
     assert (guess == batch[whole, -1]).float().mean() > 0.95
 
 
-def test_pieces_hold_every_step_once():
-    rng = np.random.default_rng(0)
-    sequences = [np.arange(1000, 1000 + n) for n in (1, 2, 7, 8, 9, 40)]
-    for _ in range(20):
-        cut = recommenders.pieces(sequences, 7, rng)
-        assert max(map(len, cut)) <= 8
-        for sequence in sequences:
-            steps = [(a, b) for p in cut for a, b in zip(p, p[1:], strict=False) if a in sequence]
-            assert set(steps) >= set(zip(sequence, sequence[1:], strict=False))
-    assert sum(len(p) - 1 for p in cut) == sum(len(s) - 1 for s in sequences)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(4, 12), st.integers(0, 3), st.integers(0, 99))
+def test_pieces_predict_every_step_once_with_its_context(count, length, context, seed):
+    sequence = np.arange(count)
+    predicted = []
+    for items, skip in recommenders.pieces([sequence], length, context, np.random.default_rng(seed)):
+        assert len(items) <= length + 1
+        for place in range(skip + 1, len(items)):
+            predicted.append(int(items[place]))
+            assert place >= min(context + 1, items[place])
+    assert predicted == list(range(1, count))
+
+
+def test_skipped_steps_do_not_count():
+    network = model("GRU4Rec")
+    sequence = torch.randint(50, (2, 9))
+    counted = network(sequence, skip=torch.tensor([5, 0]))
+    states = network.states(sequence[:, :-1])
+    logits = torch.cat([network.score(states[0, 5:]), network.score(states[1])])
+    target = torch.cat([sequence[0, 6:], sequence[1, 1:]])
+    assert counted.item() == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-5)
 
 
 def test_shuffled_ties_move_only_what_happened_at_once(loo):

@@ -57,8 +57,7 @@ def test_ties_are_ordered_by_the_seed_and_only_ties(movielens):
 
 
 @pytest.mark.parametrize(
-    ("floor", "published"),
-    [("Popularity", 0.038), ("Markov-1", 0.074), ("Window-Markov", 0.114), ("ItemKNN", 0.084)],
+    ("floor", "published"), [("Popularity", 0.038), ("Markov-1", 0.074), ("Window-Markov", 0.114), ("ItemKNN", 0.084)]
 )
 def test_floors_lie_where_an_independent_count_found_them(floor, published):
     got = []
@@ -161,8 +160,7 @@ def test_a_user_with_two_events_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "users", "items", "test"),
-    [("lastfm-llara", 1220, 4606, 122), ("zhihu-dreamrec", 11714, 4838, 7911)],
+    ("name", "users", "items", "test"), [("lastfm-llara", 1220, 4606, 122), ("zhihu-dreamrec", 11714, 4838, 7911)]
 )
 def test_public_sets_at_hand_have_their_published_size(public_data, name, users, items, test):
     own = datasets.load(name)

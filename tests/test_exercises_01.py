@@ -22,11 +22,7 @@ def stub_draw_candidates(history, target, n_items, rng):
     ...
 
 
-STUBS = {
-    "leave_one_out": stub_leave_one_out,
-    "hit_rate": stub_hit_rate,
-    "draw_candidates": stub_draw_candidates,
-}
+STUBS = {"leave_one_out": stub_leave_one_out, "hit_rate": stub_hit_rate, "draw_candidates": stub_draw_candidates}
 
 
 def rest(history, target, n_items, bar_target=True, bar_history=True):

@@ -89,9 +89,7 @@ def test_a_failing_maker_leaves_nothing_behind():
 def test_two_that_want_the_same_artifact_make_it_once():
     calls = []
     slow = make(calls)
-    threads = [
-        threading.Thread(target=lambda: Store().load_or_make("thing", 4, slow)) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: Store().load_or_make("thing", 4, slow)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -45,9 +45,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     os.kill(cut.pid, signal.SIGKILL)
     cut.wait()
     assert not (tmp_path / "weights").exists()
-    rest = subprocess.run(
-        [*command, "weights", "0"], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    rest = subprocess.run([*command, "weights", "0"], cwd=tmp_path, check=True, capture_output=True, text=True)
     epochs = [int(line) for line in rest.stdout.split("\n")[:-2]]
     assert epochs[0] > 1, "it must go on, not start over"
     assert (tmp_path / "weights").read_bytes() == (whole / "weights").read_bytes()

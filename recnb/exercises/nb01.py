@@ -35,9 +35,7 @@ def check_leave_one_out(answer: Callable[[np.ndarray], tuple[np.ndarray, int, in
     return None
 
 
-def _wrong_cut(
-    train: list[int], targets: tuple[int, int], before: list[int], second: int, last: int
-) -> str:
+def _wrong_cut(train: list[int], targets: tuple[int, int], before: list[int], second: int, last: int) -> str:
     """Name what is wrong with a cut of ``[*before, second, last]``."""
     if targets == (last, second):
         return "the two targets are swapped: the test target is the very last item"
@@ -71,15 +69,11 @@ def check_hit_rate(answer: Callable[[np.ndarray, int], float]) -> str | None:
         if abs(float(got) - hits / len(places)) < 1e-9:
             continue
         mistakes = {
-            "places count from 0, so place k is the (k+1)-th: use < k, not <= k": (
-                np.mean(places <= k)
-            ),
+            "places count from 0, so place k is the (k+1)-th: use < k, not <= k": (np.mean(places <= k)),
             "it divides by k: a hit rate is a share of all cases": hits / k,
             "it is the number of hits: divide by the number of cases": hits,
             "it counts the misses": 1 - hits / len(places),
-            "that is precision@k (hits / cases / k); one case has one target": (
-                hits / len(places) / k
-            ),
+            "that is precision@k (hits / cases / k); one case has one target": (hits / len(places) / k),
         }
         for message, value in mistakes.items():
             if abs(float(got) - float(value)) < 1e-9:
@@ -88,9 +82,7 @@ def check_hit_rate(answer: Callable[[np.ndarray, int], float]) -> str | None:
     return None
 
 
-def draw_candidates(
-    history: np.ndarray, target: int, n_items: int, rng: np.random.Generator
-) -> np.ndarray:
+def draw_candidates(history: np.ndarray, target: int, n_items: int, rng: np.random.Generator) -> np.ndarray:
     """19 different items that are neither target nor history, and the target, in random order."""
     allowed = np.setdiff1d(np.arange(n_items), np.append(history, target))
     return rng.permutation(np.append(rng.choice(allowed, 19, replace=False), target))
@@ -139,15 +131,9 @@ def _wrong_row(row: np.ndarray, history: np.ndarray, target: int, n_items: int) 
 
 
 EXERCISES = {
-    "leave_one_out": Exercise(
-        leave_one_out, check_leave_one_out, "each target is hidden from what comes before it"
-    ),
-    "hit_rate": Exercise(
-        hit_rate, check_hit_rate, "this is HR@K, the most quoted number of the field"
-    ),
+    "leave_one_out": Exercise(leave_one_out, check_leave_one_out, "each target is hidden from what comes before it"),
+    "hit_rate": Exercise(hit_rate, check_hit_rate, "this is HR@K, the most quoted number of the field"),
     "draw_candidates": Exercise(
-        draw_candidates,
-        check_draw_candidates,
-        "20 different items, one answer, no hint in its place",
+        draw_candidates, check_draw_candidates, "20 different items, one answer, no hint in its place"
     ),
 }

@@ -92,9 +92,7 @@ def check_running_window_max(answer: Callable[[Tensor, int], Tensor]) -> str | N
 
 
 EXERCISES = {
-    "causal_mask": Exercise(
-        causal_mask, check_causal_mask, "no position sees what it must predict"
-    ),
+    "causal_mask": Exercise(causal_mask, check_causal_mask, "no position sees what it must predict"),
     "full_softmax_loss": Exercise(
         full_softmax_loss, check_full_softmax_loss, "this is the whole training signal of SASRec here"
     ),

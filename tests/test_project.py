@@ -1,0 +1,58 @@
+"""The project's own promises: one list of dependencies, clean code, small files, README in step with the notebooks."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+
+
+def test_conda_installs_the_same_project():
+    text = (ROOT / "environment.yml").read_text()
+    entries = re.findall(r"^ +- (.+)$", text, re.M)
+    assert entries == ["conda-forge", f"python{PROJECT['requires-python']}", "pip", "pip:", "-e .[test]"]
+
+
+def test_the_readme_prints_the_commands_that_ci_runs():
+    command = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+    assert command in README
+    assert command in (ROOT / ".ci" / "run").read_text()
+    assert "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/recnb run" in README
+    assert "conda env create -f environment.yml" in README
+
+
+def test_the_readme_names_every_notebook_and_every_picture_exists():
+    for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        assert f"notebooks/{path.name}" in README
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links and all((ROOT / link).exists() for link in links)
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_code_and_notebooks_are_clean(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_stay_small():
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
+    assert max(lines.values()) <= 350, max(lines, key=lines.get)
+    assert sum(lines.values()) <= 3500
+
+
+def test_no_machine_paths_or_hosts_are_committed():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    for name in tracked:
+        if name.endswith((".py", ".md", ".toml", ".yml", ".ipynb", ".csv")):
+            text = (ROOT / name).read_text()
+            assert not re.search(r"/(home|root|work|opt)/\w|/tmp/\w", text), name
