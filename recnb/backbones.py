@@ -81,6 +81,10 @@ class Backbone(nn.Module):
         """The table that states are scored with, (n_items, d); the input table when tied."""
         return self.item_embeddings if self.output is None else self.output.weight
 
+    def embed(self, history: Tensor) -> Tensor:
+        """sqrt(d) E[item]: the table is small so that scores start small; inputs are brought back to unit size."""
+        return self.items(history) * self.config.dim**0.5
+
     def encode(self, history: Tensor) -> Tensor:
         """Map item ids (B, T) to causal states (B, T, d)."""
         raise NotImplementedError
@@ -131,11 +135,11 @@ class SASRec(Backbone):
         self._init_tables()
 
     def encode(self, history: Tensor) -> Tensor:
-        """x = E[item] + P[position], then blocks of causal attention and feed-forward."""
+        """x = sqrt(d) E[item] + P[position], then blocks of causal attention and feed-forward."""
         if history.shape[1] > self.config.max_length:
             raise ValueError(f"history of {history.shape[1]}; max_length is {self.config.max_length}: cut it")
         place = torch.arange(history.shape[1], device=history.device)
-        x = self.dropout(self.items(history) + self.positions(place))
+        x = self.dropout(self.embed(history) + self.positions(place))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -144,7 +148,7 @@ class SASRec(Backbone):
     def attention(self, history: Tensor) -> Tensor:
         """Attention weights (layers, B, heads, T, T): row = the position that looks, column = looked at."""
         place = torch.arange(history.shape[1], device=history.device)
-        x = self.items(history) + self.positions(place)
+        x = self.embed(history) + self.positions(place)
         maps = []
         for block in self.blocks:
             query, key, _ = block.project(block.norm1(x))
@@ -192,7 +196,7 @@ class GRU4Rec(Backbone):
 
     def encode(self, history: Tensor) -> Tensor:
         """h_t = GRU(h_{t-1}, E[item_t]), brought back from width 2d to d."""
-        states, _ = self.gru(self.dropout(self.items(history)))
+        states, _ = self.gru(self.dropout(self.embed(history)))
         return self.narrow(self.dropout(states))
 
 
@@ -217,7 +221,7 @@ class Caser(Backbone):
     def encode(self, history: Tensor) -> Tensor:
         """Concatenate max-pooled horizontal and all vertical answers, then Linear and ReLU."""
         window = self.config.window
-        image = F.pad(self.items(history).transpose(1, 2), (window - 1, 0))  # (B, d, L - 1 + T)
+        image = F.pad(self.embed(history).transpose(1, 2), (window - 1, 0))  # (B, d, L - 1 + T)
         strongest = [
             F.max_pool1d(F.relu(filters(image)), window - height + 1, stride=1)
             for height, filters in zip(self.heights, self.across, strict=True)
@@ -240,7 +244,7 @@ class NextItNet(Backbone):
 
     def encode(self, history: Tensor) -> Tensor:
         """Residual blocks of two causal convolutions each, dilations r and 2r."""
-        x = self.dropout(self.items(history))
+        x = self.dropout(self.embed(history))
         for block in self.blocks:
             x = block(x)
         return self.dropout(x)

@@ -49,6 +49,7 @@ def long_tail(counts: np.ndarray) -> Figure:
     ordered = np.sort(counts)[::-1]
     left.plot(np.arange(1, len(ordered) + 1), ordered, color=COLOURS[0])
     left.set(xscale="log", yscale="symlog", xlabel="item, by popularity", ylabel="interactions")
+    left.set_ylim(bottom=0)
     left.set_title("A few items are everywhere")
     share = np.cumsum(ordered) / ordered.sum()
     right.plot(np.arange(1, len(ordered) + 1) / len(ordered), share, color=COLOURS[0])
@@ -73,15 +74,16 @@ def sittings(dataset_events: pd.DataFrame, user: int) -> Figure:
 
 def forest(rows: Mapping[str, Interval], xlabel: str, reference: float | None = None) -> Figure:
     """Estimates with their 95 % intervals, one a line, the first on top."""
-    figure, (ax,) = axes(7, 0.6 + 0.3 * len(rows))
-    for place, (name, got) in enumerate(rows.items()):
+    figure, (ax,) = axes(7, 0.8 + 0.3 * len(rows))
+    for place, got in enumerate(rows.values()):
         colour = COLOURS[place % len(COLOURS)]
         ax.plot([got.low, got.high], [place, place], color=colour, lw=2)
         ax.plot(got.value, place, "o", color=colour)
     if reference is not None:
         ax.axvline(reference, color="0.4", ls="--", lw=1)
     ax.set_yticks(range(len(rows)), list(rows))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel(xlabel)
     return figure
 

@@ -81,7 +81,7 @@ def test_packed_caser_equals_caser_window_by_window():
         window = torch.full((6,), 50)
         recent = history[0, max(0, step - 5) : step + 1]
         window[-len(recent) :] = recent
-        image = caser.items(window)  # (L, d), the paper's picture of one window
+        image = caser.embed(window)  # (L, d), the paper's picture of one window
         parts = [F.relu(F.conv1d(image.T[None], filters.weight, filters.bias)).amax(-1)[0] for filters in caser.across]
         sums = torch.einsum("ld,vl->dv", image, caser.down.weight[:, 0]) + caser.down.bias
         alone = F.relu(caser.merge(torch.cat([*parts, sums.flatten()])))
@@ -95,7 +95,7 @@ def test_attention_maps_are_those_that_the_model_uses():
     assert maps.shape == (1, 2, 2, 8, 8)
     assert torch.allclose(maps.sum(-1), torch.ones(1, 2, 2, 8))
     block = sasrec.blocks[0]
-    x = sasrec.items(history) + sasrec.positions(torch.arange(8))
+    x = sasrec.embed(history) + sasrec.positions(torch.arange(8))
     mixed = maps[0] @ block.project(block.norm1(x))[2]
     x = x + block.merge(mixed.transpose(1, 2).flatten(2))
     x = x + block.narrow(F.gelu(block.widen(block.norm2(x))))
@@ -178,6 +178,7 @@ def test_batches_depend_on_the_generator_alone(loo):
 
 
 def test_training_is_stored_and_repeats_exactly(movielens, loo):
+    loo = data.first_users(loo, 60)
     recipe = Recipe(BackboneConfig("Caser"), TrainConfig(epochs=1, lr=3e-3), tokens=4096)
     told = []
     first = recommenders.trained(movielens, loo, recipe, told.append)

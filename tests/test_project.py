@@ -1,5 +1,7 @@
 """The project's own promises: one list of dependencies, clean code, small files, README in step with the notebooks."""
 
+import csv
+import json
 import re
 import subprocess
 import sys
@@ -56,3 +58,33 @@ def test_no_machine_paths_or_hosts_are_committed():
         if name.endswith((".py", ".md", ".toml", ".yml", ".ipynb", ".csv")):
             text = (ROOT / name).read_text()
             assert not re.search(r"/(home|root|work|opt)/\w|/tmp/\w", text), name
+
+
+def notebook_rows():
+    """The README's table of notebooks, from what the stored runs measured."""
+    about = {
+        "00_tour": ("What is this, and what has come out so far?", "all six"),
+        "01_data": ("What is asked of a recommender, and what leaks?", "LLaRA's and DreamRec's protocols"),
+        "02_sequential_recommender": (
+            "Which film next, and does a network know it better than a counter?",
+            "SASRec, GRU4Rec, Caser, NextItNet",
+        ),
+    }
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        made = json.loads(path.read_text())["metadata"]["recnb"]
+        question, paper = about[path.stem]
+        link = f"[{path.stem}](notebooks/{path.name})"
+        yield f"| {link} | {question} | {paper} | {made['seconds']:.0f} s | {made['peak_memory_mb']:.0f} MB |"
+
+
+def benchmark_rows():
+    """The README's table of benchmarks, from figures/benchmarks.csv."""
+    with (ROOT / "figures" / "benchmarks.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            yield f"| {row['task']} | {row['ours']} | {row['peer']} | {row['unit']} | {row['ratio']} |"
+
+
+@pytest.mark.parametrize("rows", [notebook_rows, benchmark_rows])
+def test_the_readme_repeats_what_was_measured(rows):
+    for row in rows():
+        assert row in README, f"the README lacks this row:\n{row}"

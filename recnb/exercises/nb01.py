@@ -68,8 +68,8 @@ def check_hit_rate(answer: Callable[[np.ndarray, int], float]) -> str | None:
             return f"expected one number, got an array of shape {got.shape}: take the mean"
         if abs(float(got) - hits / len(places)) < 1e-9:
             continue
-        mistakes = {
-            "places count from 0, so place k is the (k+1)-th: use < k, not <= k": (np.mean(places <= k)),
+        mistakes: dict[str, float] = {
+            "places count from 0, so place k is the (k+1)-th: use < k, not <= k": float(np.mean(places <= k)),
             "it divides by k: a hit rate is a share of all cases": hits / k,
             "it is the number of hits: divide by the number of cases": hits,
             "it counts the misses": 1 - hits / len(places),
