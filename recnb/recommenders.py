@@ -26,7 +26,6 @@ class Recipe:
         train: the optimisation; its ``seed`` also draws the first weights.
         loss: "ce" or "bce" (`backbones.Backbone.forward`).
         tokens: positions in a batch, padding included.
-        context: least history that a predicted step of a long sequence has.
         shuffle_ties: let each epoch draw a new order among events of one user and one timestamp. Their stored
             order is noise, and a model that may not learn it by heart generalises better.
     """
@@ -34,8 +33,7 @@ class Recipe:
     model: BackboneConfig = BackboneConfig()
     train: TrainConfig = TrainConfig()
     loss: str = "ce"
-    tokens: int = 2048
-    context: int = 25
+    tokens: int = 1024
     shuffle_ties: bool = True
 
 
@@ -77,24 +75,19 @@ def recipe(name: str, seed: int = 0, epochs: int | None = None, loss: str = "ce"
     return replace(chosen, train=train, loss=loss)
 
 
-def pieces(
-    sequences: list[np.ndarray], length: int, context: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, int]]:
-    """Cut sequences into pieces of at most ``length + 1`` items that overlap, each with how many steps to skip.
+def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Cut sequences into pieces of at most ``length + 1`` items that overlap by one.
 
-    Every step from an item to the next is predicted in exactly one piece, with at least ``context`` items before it
-    wherever the sequence has them: at test time a model meets long histories, so it must train on them. Where a
-    long sequence is cut moves from epoch to epoch.
+    Every step from an item to the next is in exactly one piece. Where a long sequence is cut moves from epoch to
+    epoch, so that no step is always left without its context.
     """
     cut = []
     for sequence in sequences:
         steps, start = len(sequence) - 1, 0
-        stop = int(rng.integers(context + 1, length + 1)) if steps > length else steps
-        done = 0
-        while done < steps:
-            cut.append((sequence[start : stop + 1], done - start))
-            done, stop = stop, min(steps, stop + length - context)
-            start = max(0, stop - length)
+        stop = int(rng.integers(1, length + 1)) if steps > length else steps
+        while start < steps:
+            cut.append(sequence[start : stop + 1])
+            start, stop = stop, min(steps, stop + length)
     return cut
 
 
@@ -104,19 +97,18 @@ def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> 
     if recipe.shuffle_ties:
         pairs = zip(train, split.times, strict=True)
         train = [items[np.lexsort((rng.random(len(items)), times))] for items, times in pairs]
-    cut = pieces(train, recipe.model.max_length, recipe.context, rng)
+    cut = pieces(train, recipe.model.max_length, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
-    order = np.argsort([len(items) * rng.uniform(0.9, 1.1) for items, _ in cut], kind="stable")
-    groups: list[list[tuple[np.ndarray, int]]] = [[]]
+    order = np.argsort([len(piece) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
+    groups: list[list[np.ndarray]] = [[]]
     for index in order:
-        longest = max(len(items) for items, _ in [cut[index], *groups[-1]])
+        longest = max(map(len, [cut[index], *groups[-1]]))
         if groups[-1] and longest * (len(groups[-1]) + 1) > recipe.tokens:
             groups.append([])
         groups[-1].append(cut[index])
     for index in rng.permutation(len(groups)):
-        rows, skip = zip(*groups[index], strict=True)
-        items, _ = pad_right(list(rows), max(map(len, rows)), split.n_items)
-        yield {"sequence": torch.from_numpy(items), "skip": torch.tensor(skip), "loss": recipe.loss}
+        items, _ = pad_right(groups[index], max(map(len, groups[index])), split.n_items)
+        yield {"sequence": torch.from_numpy(items), "loss": recipe.loss}
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from traceback import format_exception
 from typing import IO, Any
 
 import nbformat
@@ -141,8 +142,7 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     wanted = type(default)
     fitting = {float: (float, int), tuple: (tuple, list)}.get(wanted, (wanted,))
     if default is not None and type(value) not in fitting:  # isinstance would take True for 1
-        takes = f"takes {wanted.__name__} (default {default!r})"
-        raise UsageError(f"parameter {name!r} {takes}, not {value!r}")
+        raise UsageError(f"parameter {name!r} takes {wanted.__name__} (default {default!r}), not {value!r}")
 
 
 def check(
@@ -190,9 +190,8 @@ def code_hash(nb: NotebookNode) -> str:
 
 def fingerprint(nb: NotebookNode, parameters: Mapping[str, Any]) -> str:
     """Hash of what decides a run: notebook code, parameters, recnb's sources, package versions."""
-    sources = sorted(Path(recnb.__file__).parent.rglob("*.py"))
-    code = [code_hash(nb), *(path.read_text("utf-8") for path in sources)]
-    return _digest([code, dict(parameters), VERSIONS])
+    sources = [path.read_text("utf-8") for path in sorted(Path(recnb.__file__).parent.rglob("*.py"))]
+    return _digest([code_hash(nb), sources, dict(parameters), VERSIONS])
 
 
 def is_finished(out: Path, mark: str) -> bool:
@@ -253,7 +252,6 @@ class _Engine(NBClientEngine):
             kernel_name=kernel_name,
             startup_timeout=120,
             iopub_timeout=60,  # nbclient's own 4 s are too few on a busy machine
-            store_widget_state=False,
             on_cell_execute=watch.next_cell,
             log=logging.getLogger("papermill"),
         )
@@ -280,12 +278,13 @@ def _failure(nb: NotebookNode, error: Exception | None, cell: int, log: IO) -> d
     if raised:
         cell, seen = raised[0]
         name, value, text = seen.ename, seen.evalue, "\n".join(seen.traceback)
-    elif error:  # no cell raised: the kernel died or never started, and may have said why
+    elif error:  # no cell raised: the kernel died, and may have said why, or it never started
         log.seek(0)
-        name, value, text = type(error).__name__, str(error), log.read().decode(errors="replace")
+        said = re.sub(r"\[IPKernelApp\] WARNING.*\n", "", log.read().decode(errors="replace"))
+        name, value, text = type(error).__name__, str(error), said or "".join(format_exception(error))
     else:
         return {}
-    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\[IPKernelApp\] WARN.*\n", "", text).rstrip().split("\n")
+    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).rstrip().splitlines()
     where = {"cell": cell, "source": cells[cell - 1].source} if cell else {}
     return {"error": name, "value": value, "traceback": "\n".join(lines[-12:]), **where}
 
@@ -326,14 +325,15 @@ def execute(
     watch = _Watch(sum(bool(c.source.strip()) for c in code_cells(nb)) + bool(given), on_progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.partial.ipynb")
-    env = {**os.environ, "RECNB_RUNS": str(out.parent)}
     started = time.perf_counter()
     watch.start()
     try:
         with tempfile.TemporaryFile() as log:
+            env = {**os.environ, "RECNB_RUNS": str(out.parent)}
             kernel = {"cwd": str(path.parent), "env": env, "stdout": log, "stderr": log}
             error = _papermill(path, partial, given, watch=watch, kernel=kernel)
             nb = read(partial) if partial.exists() else nb
+            nb.metadata.pop("widgets", None)  # megabytes; but Output widgets fail when none is kept
             failure = _failure(nb, error, watch.cell, log)
         spent = round(time.perf_counter() - started, 1), round(watch.peak_mb, 1)
         facts |= dict(zip(("seconds", "peak_memory_mb"), spent, strict=True))

@@ -93,7 +93,8 @@ def test_failures_are_shown_and_the_rest_is_run(project):
     dying = "import os, signal\nos.write(2, b'a last word')\nos.kill(os.getpid(), signal.SIGKILL)"
     write(project / "notebooks/01_dead.ipynb", dying)
     write(project / "notebooks/02_quits.ipynb", "raise SystemExit", "print(1)")
-    write(project / "notebooks/03_good.ipynb", "print(1)")
+    widget = "import ipywidgets\n_ = ipywidgets.interact(lambda x: print('x is', x), x=3)"
+    write(project / "notebooks/03_good.ipynb", widget)
     done = call("run")
     assert done.exit_code == 1
     assert "00_bad failed: code cell 3" in done.output
@@ -104,7 +105,8 @@ def test_failures_are_shown_and_the_rest_is_run(project):
     assert "03_good: done" in done.output and "3 failed, 1 done" in done.output
     assert "\x1b" not in done.output and "WARNING" not in done.output
     assert about(project / "runs/laptop/00_bad.ipynb").status == "failed"
-    assert about(project / "runs/laptop/03_good.ipynb").status == "done"
+    good = nbformat.read(project / "runs/laptop/03_good.ipynb", 4)
+    assert good.metadata.recnb.status == "done" and "widgets" not in good.metadata
 
 
 def test_parameters_reach_the_kernel(project, monkeypatch):
