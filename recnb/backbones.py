@@ -45,7 +45,7 @@ class BackboneConfig:
     layers: int = 2
     heads: int = 1
     dropout: float = 0.2
-    max_length: int = 200
+    max_length: int = 50
     window: int = 10
     tied: bool = True
     bias: bool = False

@@ -228,8 +228,9 @@ def lab(notebook: Annotated[str | None, typer.Argument(help="Number, name or pat
 
         opened = [path.name for path in runner.resolve([notebook])] if notebook else []
         folder = runner.project_root() / "notebooks"
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel comes first
-    with subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *opened], cwd=folder) as server:
+    # This environment's kernel comes first.
+    env = {"JUPYTER_PREFER_ENV_PATH": "1", **runner.KERNEL_ENV, **os.environ}
+    with subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *opened], cwd=folder, env=env) as server:
         while server.poll() is None:
             with suppress(KeyboardInterrupt):  # JupyterLab got it as well, and asks whether to stop
                 server.wait()

@@ -48,7 +48,7 @@ class Sequential:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 16
+    epochs: int = 14
     users: int | None = None
 
 

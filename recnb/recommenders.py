@@ -52,17 +52,17 @@ class Trained:
     info: dict[str, Any]
 
 
-def _recipe(name: str, layers: int, dropout: float) -> Recipe:
-    model = BackboneConfig(name, layers=layers, dropout=dropout, max_length=50)
-    return Recipe(model, TrainConfig(epochs=20, lr=3e-3, warmup=100, decay=True, patience=0, eval_every=2))
+def _recipe(name: str, layers: int, max_length: int = 50, lr: float = 2e-3) -> Recipe:
+    model = BackboneConfig(name, layers=layers, max_length=max_length)
+    return Recipe(model, TrainConfig(epochs=14, lr=lr, warmup=100, decay=True, patience=0, eval_every=2))
 
 
 # Chosen on the validation cases of MovieLens-100K, leave-one-out.
 RECIPES = {
-    "SASRec": _recipe("SASRec", layers=2, dropout=0.3),
-    "GRU4Rec": _recipe("GRU4Rec", layers=1, dropout=0.4),
-    "Caser": _recipe("Caser", layers=1, dropout=0.3),
-    "NextItNet": _recipe("NextItNet", layers=2, dropout=0.3),
+    "SASRec": _recipe("SASRec", layers=2),
+    "GRU4Rec": _recipe("GRU4Rec", layers=1, max_length=200, lr=3e-3),
+    "Caser": _recipe("Caser", layers=1),
+    "NextItNet": _recipe("NextItNet", layers=2),
 }
 
 
