@@ -107,7 +107,9 @@ def matrices(values: Mapping[str, np.ndarray]) -> Figure:
     """Small matrices side by side, each number written in its cell."""
     figure, places = axes(3.1 * len(values), 2.8, len(values))
     for ax, (name, matrix) in zip(places, values.items(), strict=True):
-        sns.heatmap(matrix, ax=ax, annot=True, fmt=".2g", cmap="viridis", cbar=False, square=True)
+        names = range(1, len(matrix) + 1)
+        sns.heatmap(matrix, ax=ax, annot=True, fmt=".2g", cmap="viridis", cbar=False, square=True,
+                    xticklabels=names, yticklabels=names)  # fmt: skip
         ax.set_title(name)
     return figure
 
