@@ -44,11 +44,13 @@ class Sequential:
     Attributes:
         seeds: training seeds.
         epochs: passes over the training sequences; the learning rate is planned over them.
+        workers: models trained at once, one process each; 1 on a GPU.
         users: training users (None: all).
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 14
+    workers: int = 2
     users: int | None = None
 
 
@@ -60,9 +62,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "paper": Data(tie_seeds=(0, 1, 2, 3, 4), draws=100),
     },
     "02_sequential_recommender": {
-        "smoke": Sequential(seeds=(0, 1), epochs=1, users=60),
+        "smoke": Sequential(seeds=(0, 1), epochs=1, workers=1, users=60),
         "laptop": Sequential(),
-        "paper": Sequential(seeds=(0, 1, 2, 3, 4), epochs=20),
+        "paper": Sequential(seeds=(0, 1, 2, 3, 4), epochs=20, workers=1),
     },
 }
 

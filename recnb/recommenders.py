@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +20,9 @@ from recnb.backbones import Backbone, BackboneConfig
 from recnb.data import Cases, Dataset, Split, pad_right
 from recnb.store import Store
 from recnb.training import Progress, TrainConfig
+
+CODE = (backbones, losses, training, data, metrics)  # a change in these makes a stored backbone stale
+Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,14 @@ def _recipe(name: str, layers: int, max_length: int = 50, lr: float = 2e-3) -> R
 # Chosen on the validation cases of MovieLens-100K, leave-one-out.
 RECIPES = {
     "SASRec": _recipe("SASRec", layers=2),
-    "GRU4Rec": _recipe("GRU4Rec", layers=1, max_length=200, lr=3e-3),
+    "GRU4Rec": _recipe("GRU4Rec", layers=1, max_length=100, lr=3e-3),
     "Caser": _recipe("Caser", layers=1),
     "NextItNet": _recipe("NextItNet", layers=2),
 }
 
 
-def recipe(name: str, seed: int = 0, epochs: int | None = None, loss: str = "ce") -> Recipe:
-    """The project's recipe for a backbone, with a seed, a number of epochs and a loss of your own."""
+def recipe(name: str, loss: str = "ce", seed: int = 0, epochs: int | None = None) -> Recipe:
+    """The project's recipe for a backbone, with a loss, a seed and a number of epochs of your own."""
     if name not in RECIPES:
         raise ValueError(f"unknown backbone {name!r}; allowed: {', '.join(RECIPES)}")
     chosen = RECIPES[name]
@@ -138,7 +146,7 @@ def validation_score(split: Split) -> Callable[[torch.nn.Module], float]:
 
 
 def train(
-    split: Split, recipe: Recipe, checkpoint: Any = None, report: Callable[[Progress], None] = lambda progress: None
+    split: Split, recipe: Recipe, checkpoint: Any = None, report: Report = lambda progress: None
 ) -> tuple[Backbone, training.Fit]:
     """Train a backbone from scratch, chosen by validation NDCG@10."""
     training.seed_all(recipe.train.seed)
@@ -154,18 +162,22 @@ def train(
     return model, done
 
 
-def trained(
-    dataset: Dataset, split: Split, recipe: Recipe, report: Callable[[Progress], None] = lambda progress: None
-) -> Trained:
+def _key(dataset: Dataset, split: Split, recipe: Recipe) -> dict[str, Any]:
+    cases = [int(part.user.sum()) for part in (split.valid, split.test)]
+    return {"data": dataset.digest, "split": split.name, "recipe": recipe, "n": len(split.train), "cases": cases}
+
+
+def _folder(store: Store, dataset: Dataset, split: Split, recipe: Recipe) -> Path:
+    return store.folder("backbone", _key(dataset, split, recipe), CODE)
+
+
+def trained(dataset: Dataset, split: Split, recipe: Recipe, report: Report = lambda progress: None) -> Trained:
     """Return the backbone that this recipe gives on this split, from the store or trained now.
 
     An interrupted training goes on where it stopped.
     """
     store = Store()
-    config = {"data": dataset.digest, "split": split.name, "recipe": recipe, "n": len(split.train)}
-    config["cases"] = [int(part.user.sum()) for part in (split.valid, split.test)]
-    code = (backbones, losses, training, data, metrics)
-    folder = store.folder("backbone", config, code)
+    folder = _folder(store, dataset, split, recipe)
 
     def make() -> dict[str, Any]:
         model, done = train(split, recipe, folder.with_suffix(".checkpoint"), report)
@@ -173,10 +185,46 @@ def trained(
         info["seconds"] = float(done.curve["seconds"].iloc[-1])
         return {"model.safetensors": model.state_dict(), "curve.parquet": done.curve, "info.json": info}
 
-    files = store.load_or_make("backbone", config, make, code)
+    files = store.load_or_make("backbone", _key(dataset, split, recipe), make, CODE)
     model = backbones.build(split.n_items, recipe.model)
     model.load_state_dict(files["model.safetensors"])
     return Trained(model.eval(), files["curve.parquet"], files["info.json"])
+
+
+def _train_one(dataset: Dataset, split: Split, recipe: Recipe, place: int, told: Any) -> None:
+    torch.set_num_threads(1)
+    trained(dataset, split, recipe, lambda progress: told.put((place, progress)))
+
+
+def trained_all(
+    dataset: Dataset, split: Split, recipes: Sequence[Recipe], reports: Sequence[Report], workers: int = 1
+) -> list[Trained]:
+    """Like `trained` for several recipes, ``workers`` of them at a time, each in a process with one thread.
+
+    Models this small gain little from a second thread, and nearly everything from a second process.
+
+    Args:
+        dataset: as for `trained`.
+        split: as for `trained`.
+        recipes: what to train.
+        reports: one progress callback for each recipe.
+        workers: processes; 1 trains here, one after the other, which is right for a GPU.
+    """
+    store = Store()
+    missing = [i for i, recipe in enumerate(recipes) if store.load(_folder(store, dataset, split, recipe)) is None]
+    if workers > 1 and len(missing) > 1:
+        spawn = multiprocessing.get_context("spawn")
+        with spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+            told = manager.Queue()
+            runs = [pool.submit(_train_one, dataset, split, recipes[i], i, told) for i in missing]
+            while not all(run.done() for run in runs) or not told.empty():
+                with suppress(queue.Empty):
+                    place, progress = told.get(timeout=0.2)
+                    reports[place](progress)
+            for run in runs:
+                run.result()
+    pairs = zip(recipes, reports, strict=True)
+    return [trained(dataset, split, recipe, report) for recipe, report in pairs]
 
 
 def recommend(model: Backbone, history: list[int], k: int = 10) -> list[int]:

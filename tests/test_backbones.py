@@ -174,6 +174,18 @@ def test_training_is_stored_and_repeats_exactly(movielens, loo):
     assert np.array_equal(scores[0], scores[1]) and np.array_equal(scores[0], scores[2])
 
 
+def test_two_processes_train_what_one_trains(movielens, loo):
+    loo = data.first_users(loo, 60)
+    recipes = [Recipe(BackboneConfig("Caser"), TrainConfig(epochs=1, seed=seed)) for seed in (0, 1)]
+    told = [[], []]
+    made = recommenders.trained_all(movielens, loo, recipes, [told[0].append, told[1].append], workers=2)
+    torch.set_num_threads(1)
+    alone = [recommenders.train(loo, recipe)[0] for recipe in recipes]
+    for one, other in zip(made, alone, strict=True):
+        assert np.array_equal(recommenders.score(one.model, loo.test), recommenders.score(other, loo.test))
+    assert [len(line) for line in told] == [1, 1]
+
+
 def test_two_numbers_seed_everything():
     assert seed_all(1, 2).integers(1000) == seed_all(1, 2).integers(1000)
     first = torch.rand(1)

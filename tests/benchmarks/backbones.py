@@ -50,7 +50,7 @@ def peer_run(model: str, split_file: Path, options: argparse.Namespace) -> tuple
 
 def our_run(model: str, split: data.Split, seed: int) -> tuple[list[tuple[float, float]], np.ndarray]:
     """Train ours; returns (training CPU seconds, validation NDCG@10) by epoch, and test scores at the best."""
-    recipe = recommenders.recipe(model, seed)
+    recipe = recommenders.recipe(model, seed=seed)
     training.seed_all(seed)
     network = backbones.build(split.n_items, recipe.model)
     score, curve, evaluating = recommenders.validation_score(split), [], 0.0
