@@ -106,17 +106,20 @@ class Backbone(nn.Module):
         """Score of every item as the next one, (B, n_items)."""
         return self.score(self.hidden(history))
 
-    def forward(self, sequence: Tensor, loss: str = "ce") -> Tensor:
+    def forward(self, sequence: Tensor, loss: str = "ce", skip: Tensor | None = None) -> Tensor:
         """Mean next-item loss over all positions of right-padded sequences (B, T + 1).
 
         Args:
             sequence: item ids; position t predicts position t + 1.
             loss: "ce", softmax over the whole catalogue; or "bce", one sampled negative (`recnb.losses`).
+            skip: (B,) how many first steps of each sequence are context only and not counted.
         """
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
         target = sequence[:, 1:]
         real = target != self.n_items
+        if skip is not None:
+            real &= torch.arange(target.shape[1], device=target.device) >= skip[:, None]
         states = self.states(sequence[:, :-1])[real]
         return LOSSES[loss](states, self.output_embeddings, self.bias, target[real])
 

@@ -190,6 +190,8 @@ def _run_all(plan: dict[Path, dict], folder: Path, force: bool, save: bool) -> l
                     except runner.UsageError as error:
                         typer.echo(f"recnb: {error}", err=True)
                         ended[-1] = "failed"
+            if save and (folder / "figures").is_dir():
+                shutil.copytree(folder / "figures", folder.parents[1] / "figures", dirs_exist_ok=True)
     finally:
         counts = ", ".join(f"{ended.count(status)} {status}" for status in dict.fromkeys(ended))
         spent = f"{counts or 'none run'} in {_span(time.perf_counter() - started)}"
@@ -205,13 +207,15 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set it; repeatable.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is finished, too.")] = False,
-    save: Annotated[bool, typer.Option("--save", help="Maintainers: keep the outputs in notebooks/.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Maintainers: keep outputs in notebooks/ and figures/.")] = False,
 ) -> None:
     """Run notebooks in reading order into runs/PROFILE; skip what is finished and unchanged."""
     with _plain_ends():
         from recnb import runner
 
         paths, given = runner.resolve(notebook or []), runner.parse_parameters(parameter or [])
+        if (own := Path(str(given.get("dataset", "")))).is_dir() and "dataset" in given:
+            given["dataset"] = str(own.resolve())  # kernels work in another folder
         plan = runner.check(paths, profile, given, named=bool(notebook))
         if save and any(plan.values()):
             raise runner.UsageError("--save keeps runs as they stand: no --profile, no -p")

@@ -77,13 +77,12 @@ def tidy_title(title: str) -> str:
     return f"{found[2]} {found[1]}{found[3] or ''}" if found else title.strip()
 
 
-def load(name: str | None = None, tie_seed: int | None = 0) -> Dataset:
+def load(name: str = "ml-100k", tie_seed: int | None = 0) -> Dataset:
     """Load a dataset by name or folder.
 
     Args:
-        name: "ml-100k" (fetched), one of the `PUBLIC` names (files in the folder ``$RECNB_DATA/name``), or
-            the path of a folder in the tidy format of this module's docstring. None: ``$RECNB_DATA`` itself
-            if it holds ``interactions.csv``, else "ml-100k".
+        name: "ml-100k" (fetched); the path of a folder in the tidy format of this module's docstring; "own" for
+            such a folder named by ``$RECNB_DATA``; or one of the `PUBLIC` names (files in ``$RECNB_DATA/name``).
         tie_seed: events of one user with equal timestamps are ordered by a random key drawn from this seed;
             None keeps the file's order. In MovieLens-100K three of four events are tied: the rule matters.
 
@@ -91,8 +90,6 @@ def load(name: str | None = None, tie_seed: int | None = 0) -> Dataset:
         DataError: an unknown name, a missing file, or a bad line, which it names.
     """
     own = os.environ.get("RECNB_DATA", "")
-    if name is None:
-        name = own if own and (Path(own) / "interactions.csv").exists() else "ml-100k"
     if name == "ml-100k":
         raw, items = _read_ml100k(assets.fetch("ml-100k"))
     elif name in PUBLIC:
@@ -100,10 +97,12 @@ def load(name: str | None = None, tie_seed: int | None = 0) -> Dataset:
         if not folder.is_dir():
             raise DataError(f"{name}: no folder {name} in RECNB_DATA={own!r}; put the publisher's files there")
         raw, items = PUBLIC[name](folder)
-    elif Path(name).is_dir():
-        raw, items = _read_tidy(Path(name))
+    elif name == "own" and not own:
+        raise DataError("dataset 'own' is the folder that RECNB_DATA names, and it names none: set it")
+    elif name == "own" or Path(name).is_dir():
+        raw, items = _read_tidy(Path(own if name == "own" else name))
     else:
-        known = ["ml-100k", *PUBLIC]
+        known = ["ml-100k", "own", *PUBLIC]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"no dataset or folder {name!r}; known: {', '.join(known)}{hint}")

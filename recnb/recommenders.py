@@ -34,6 +34,7 @@ class Recipe:
         train: the optimisation; its ``seed`` also draws the first weights.
         loss: "ce" or "bce" (`backbones.Backbone.forward`).
         tokens: positions in a batch, padding included.
+        context: least history, in steps, of a step that is predicted far into a long sequence.
         shuffle_ties: let each epoch draw a new order among events of one user and one timestamp. Their stored
             order is noise, and a model that may not learn it by heart generalises better.
     """
@@ -42,6 +43,7 @@ class Recipe:
     train: TrainConfig = TrainConfig()
     loss: str = "ce"
     tokens: int = 1024
+    context: int = 0
     shuffle_ties: bool = True
 
 
@@ -83,19 +85,23 @@ def recipe(name: str, loss: str = "ce", seed: int = 0, epochs: int | None = None
     return replace(chosen, train=train, loss=loss)
 
 
-def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Cut sequences into pieces of at most ``length + 1`` items that overlap by one.
+def pieces(
+    sequences: list[np.ndarray], length: int, context: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, int]]:
+    """Cut sequences into pieces of at most ``length + 1`` items, each with how many first steps only give context.
 
-    Every step from an item to the next is in exactly one piece. Where a long sequence is cut moves from epoch to
-    epoch, so that no step is always left without its context.
+    Every step from an item to the next is predicted in exactly one piece, after at least ``context`` steps of history
+    wherever the sequence has them: at test time a model meets long histories, so it must train on them. Where a long
+    sequence is cut moves from epoch to epoch.
     """
     cut = []
     for sequence in sequences:
-        steps, start = len(sequence) - 1, 0
-        stop = int(rng.integers(1, length + 1)) if steps > length else steps
-        while start < steps:
-            cut.append(sequence[start : stop + 1])
-            start, stop = stop, min(steps, stop + length)
+        steps, done = len(sequence) - 1, 0
+        stop = int(rng.integers(context + 1, length + 1)) if steps > length else steps
+        while done < steps:
+            start = max(0, stop - length)
+            cut.append((sequence[start : stop + 1], done - start))
+            done, stop = stop, min(steps, stop + length - context)
     return cut
 
 
@@ -105,18 +111,19 @@ def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> 
     if recipe.shuffle_ties:
         pairs = zip(train, split.times, strict=True)
         train = [items[np.lexsort((rng.random(len(items)), times))] for items, times in pairs]
-    cut = pieces(train, recipe.model.max_length, rng)
+    cut = pieces(train, recipe.model.max_length, recipe.context, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
-    order = np.argsort([len(piece) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
-    groups: list[list[np.ndarray]] = [[]]
+    order = np.argsort([len(items) * rng.uniform(0.9, 1.1) for items, _ in cut], kind="stable")
+    groups: list[list[tuple[np.ndarray, int]]] = [[]]
     for index in order:
-        longest = max(map(len, [cut[index], *groups[-1]]))
+        longest = max(len(items) for items, _ in [cut[index], *groups[-1]])
         if groups[-1] and longest * (len(groups[-1]) + 1) > recipe.tokens:
             groups.append([])
         groups[-1].append(cut[index])
     for index in rng.permutation(len(groups)):
-        items, _ = pad_right(groups[index], max(map(len, groups[index])), split.n_items)
-        yield {"sequence": torch.from_numpy(items), "loss": recipe.loss}
+        rows, skip = zip(*groups[index], strict=True)
+        items, _ = pad_right(list(rows), max(map(len, rows)), split.n_items)
+        yield {"sequence": torch.from_numpy(items), "skip": torch.tensor(skip), "loss": recipe.loss}
 
 
 @torch.no_grad()
@@ -217,10 +224,15 @@ def trained_all(
         with spawn.Manager() as manager, ProcessPoolExecutor(workers, mp_context=spawn) as pool:
             told = manager.Queue()
             runs = [pool.submit(_train_one, dataset, split, recipes[i], i, told) for i in missing]
-            while not all(run.done() for run in runs) or not told.empty():
-                with suppress(queue.Empty):
-                    place, progress = told.get(timeout=0.2)
-                    reports[place](progress)
+            try:
+                while not all(run.done() for run in runs) or not told.empty():
+                    with suppress(queue.Empty):
+                        place, progress = told.get(timeout=0.2)
+                        reports[place](progress)
+            except KeyboardInterrupt:  # without this the pool would wait until all are trained
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
             for run in runs:
                 run.result()
     pairs = zip(recipes, reports, strict=True)

@@ -132,11 +132,25 @@ def test_fifty_users_can_be_memorised(loo, name):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(2, 12), st.integers(0, 99))
-def test_pieces_predict_every_step_once(count, length, seed):
-    cut = recommenders.pieces([np.arange(count)], length, np.random.default_rng(seed))
-    assert max(map(len, cut), default=0) <= length + 1
-    assert [int(item) for piece in cut for item in piece[1:]] == list(range(1, count))
+@given(st.integers(1, 60), st.integers(4, 12), st.integers(0, 3), st.integers(0, 99))
+def test_pieces_predict_every_step_once_with_its_context(count, length, context, seed):
+    predicted = []
+    for items, skip in recommenders.pieces([np.arange(count)], length, context, np.random.default_rng(seed)):
+        assert len(items) <= length + 1
+        for place in range(skip + 1, len(items)):
+            predicted.append(int(items[place]))
+            assert place >= min(context + 1, items[place])
+    assert predicted == list(range(1, count))
+
+
+def test_skipped_steps_do_not_count():
+    network = model("GRU4Rec")
+    sequence = torch.randint(50, (2, 9))
+    counted = network(sequence, skip=torch.tensor([5, 0]))
+    states = network.states(sequence[:, :-1])
+    logits = torch.cat([network.score(states[0, 5:]), network.score(states[1])])
+    target = torch.cat([sequence[0, 6:], sequence[1, 1:]])
+    assert counted.item() == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-5)
 
 
 def test_shuffled_ties_move_only_what_happened_at_once(loo):

@@ -109,6 +109,15 @@ def test_failures_are_shown_and_the_rest_is_run(project):
     assert good.metadata.recnb.status == "done" and "widgets" not in good.metadata
 
 
+def test_a_folder_of_your_own_is_found_from_where_you_stand(project):
+    head = 'profile: str = "laptop"\ndataset: str = "ml-100k"'
+    write(project / "notebooks/00_one.ipynb", "open('../seen', 'w').write(dataset)", head=head)
+    (project / "mine").mkdir()
+    done = call("run", "-p", "dataset=mine")
+    assert done.exit_code == 0, done.output
+    assert (project / "seen").read_text() == str(project / "mine")
+
+
 def test_parameters_reach_the_kernel(project, monkeypatch):
     show = "import json, os\nseen = [profile, seed, rate, os.environ['RECNB_RUNS'], os.getcwd()]"
     save = "json.dump(seen, open(f'../seen-{seed}', 'w'))"

@@ -128,7 +128,10 @@ def test_own_folder_is_read_in_the_tidy_format(tmp_path, monkeypatch):
     own = datasets.load(name)
     assert own.titles(own.sequences()[0]) == ["Night & Day", "The Sea"]
     monkeypatch.setenv("RECNB_DATA", name)
-    assert datasets.load().digest == own.digest
+    assert datasets.load("own").digest == own.digest
+    monkeypatch.delenv("RECNB_DATA")
+    with pytest.raises(DataError, match="RECNB_DATA names, and it names none"):
+        datasets.load("own")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from recnb import runner
+from recnb import assets, runner
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -91,23 +91,16 @@ def test_every_exercise_is_a_stub_with_a_check(notebook):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Execute every notebook at `smoke` from an empty store that shares only the downloads."""
-    from recnb import assets, store
-
+    """Execute every notebook at `smoke`, without a network, from an empty store that shares only the downloads."""
     folder = tmp_path_factory.mktemp("smoke")
     shared = assets.fetch("ml-100k").parent
-    results = {}
-    previous = os.environ.get("RECNB_HOME")
-    os.environ["RECNB_HOME"] = str(fresh_home(folder / "first", shared))
-    try:
-        for path in PATHS:
-            parameters = {"profile": "smoke"}
-            results[path.stem] = runner.execute(path, folder / path.name, parameters)
-    finally:
-        os.environ.pop("RECNB_HOME")
-        if previous:
-            os.environ["RECNB_HOME"] = previous
-    assert store.home() != folder / "first"
+    nowhere = "http://127.0.0.1:9"  # whatever asks the network is refused at once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECNB_HOME", str(fresh_home(folder / "first", shared)))
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            patch.setenv(name, nowhere)
+        patch.setenv("PIP_NO_INDEX", "1")
+        results = {p.stem: runner.execute(p, folder / p.name, {"profile": "smoke"}) for p in PATHS}
     return folder, shared, results
 
 

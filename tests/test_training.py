@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pandas as pd
 import pytest
@@ -50,6 +51,39 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert epochs[0] > 1, "it must go on, not start over"
     assert (tmp_path / "weights").read_bytes() == (whole / "weights").read_bytes()
     assert not (tmp_path / "run.checkpoint").exists()
+
+
+TOGETHER = textwrap.dedent("""
+    import time
+    from recnb import data, datasets, recommenders
+    from recnb.backbones import BackboneConfig
+    from recnb.recommenders import Recipe
+    from recnb.training import TrainConfig
+    if __name__ == "__main__":
+        films = datasets.load()
+        split = data.first_users(data.leave_one_out(films), 60)
+        recipes = [Recipe(BackboneConfig("Caser"), TrainConfig(epochs=60, patience=0, seed=s)) for s in (0, 1)]
+        reports = [lambda now: print(now.epoch, flush=True)] * 2
+        recommenders.trained_all(films, split, recipes, reports, workers=2)
+""")
+
+
+def test_an_interrupt_ends_all_processes_at_once_and_the_rerun_goes_on(tmp_path, own_store):
+    (tmp_path / "together.py").write_text(TOGETHER)
+    command = [sys.executable, "together.py"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    kept = own_store / "store" / "backbone"
+    for _ in run.stdout:
+        if kept.exists() and len(list(kept.glob("*.checkpoint"))) == 2:
+            break
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)  # to the parent alone, as Jupyter does
+    run.communicate(timeout=30)
+    assert run.returncode != 0 and time.monotonic() - began < 15
+    rest = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    epochs = [int(line) for line in rest.stdout.split()]
+    assert min(epochs) > 1 and epochs.count(60) == 2
+    assert not list(kept.glob("*.checkpoint"))
 
 
 class Slope(nn.Module):
