@@ -34,7 +34,6 @@ class Recipe:
         train: the optimisation; its ``seed`` also draws the first weights.
         loss: "ce" or "bce" (`backbones.Backbone.forward`).
         tokens: positions in a batch, padding included.
-        context: least history, in steps, of a step that is predicted far into a long sequence.
         shuffle_ties: let each epoch draw a new order among events of one user and one timestamp. Their stored
             order is noise, and a model that may not learn it by heart generalises better.
     """
@@ -43,7 +42,6 @@ class Recipe:
     train: TrainConfig = TrainConfig()
     loss: str = "ce"
     tokens: int = 1024
-    context: int = 0
     shuffle_ties: bool = True
 
 
@@ -69,7 +67,7 @@ def _recipe(name: str, layers: int, max_length: int = 50, lr: float = 2e-3) -> R
 
 # Chosen on the validation cases of MovieLens-100K, leave-one-out.
 RECIPES = {
-    "SASRec": _recipe("SASRec", layers=2),
+    "SASRec": _recipe("SASRec", layers=2, lr=3e-3),
     "GRU4Rec": _recipe("GRU4Rec", layers=1, max_length=100, lr=3e-3),
     "Caser": _recipe("Caser", layers=1),
     "NextItNet": _recipe("NextItNet", layers=2),
@@ -85,23 +83,21 @@ def recipe(name: str, loss: str = "ce", seed: int = 0, epochs: int | None = None
     return replace(chosen, train=train, loss=loss)
 
 
-def pieces(
-    sequences: list[np.ndarray], length: int, context: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, int]]:
+def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
     """Cut sequences into pieces of at most ``length + 1`` items, each with how many first steps only give context.
 
-    Every step from an item to the next is predicted in exactly one piece, after at least ``context`` steps of history
-    wherever the sequence has them: at test time a model meets long histories, so it must train on them. Where a long
-    sequence is cut moves from epoch to epoch.
+    Every step from an item to the next is predicted in exactly one piece. Where a long sequence is cut moves from
+    epoch to epoch, and its last piece reaches back over a full window: the end of a sequence is what a model is
+    asked about later, so it must not train on it with a short history.
     """
     cut = []
     for sequence in sequences:
         steps, done = len(sequence) - 1, 0
-        stop = int(rng.integers(context + 1, length + 1)) if steps > length else steps
+        stop = int(rng.integers(1, length + 1)) if steps > length else steps
         while done < steps:
             start = max(0, stop - length)
             cut.append((sequence[start : stop + 1], done - start))
-            done, stop = stop, min(steps, stop + length - context)
+            done, stop = stop, min(steps, stop + length)
     return cut
 
 
@@ -111,7 +107,7 @@ def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> 
     if recipe.shuffle_ties:
         pairs = zip(train, split.times, strict=True)
         train = [items[np.lexsort((rng.random(len(items)), times))] for items, times in pairs]
-    cut = pieces(train, recipe.model.max_length, recipe.context, rng)
+    cut = pieces(train, recipe.model.max_length, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
     order = np.argsort([len(items) * rng.uniform(0.9, 1.1) for items, _ in cut], kind="stable")
     groups: list[list[tuple[np.ndarray, int]]] = [[]]

@@ -132,15 +132,12 @@ def test_fifty_users_can_be_memorised(loo, name):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(4, 12), st.integers(0, 3), st.integers(0, 99))
-def test_pieces_predict_every_step_once_with_its_context(count, length, context, seed):
-    predicted = []
-    for items, skip in recommenders.pieces([np.arange(count)], length, context, np.random.default_rng(seed)):
-        assert len(items) <= length + 1
-        for place in range(skip + 1, len(items)):
-            predicted.append(int(items[place]))
-            assert place >= min(context + 1, items[place])
-    assert predicted == list(range(1, count))
+@given(st.integers(1, 60), st.integers(2, 12), st.integers(0, 99))
+def test_pieces_predict_every_step_once_and_end_on_a_full_window(count, length, seed):
+    cut = recommenders.pieces([np.arange(count)], length, np.random.default_rng(seed))
+    assert max((len(items) for items, _ in cut), default=0) <= length + 1
+    assert [int(item) for items, skip in cut for item in items[skip + 1 :]] == list(range(1, count))
+    assert all(len(cut[-1][0]) == min(count, length + 1) for _ in cut[-1:])
 
 
 def test_skipped_steps_do_not_count():
