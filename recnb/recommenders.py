@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -21,7 +22,8 @@ from recnb.data import Cases, Dataset, Split, pad_right
 from recnb.store import Store
 from recnb.training import Progress, TrainConfig
 
-CODE = (backbones, losses, training, data, metrics)  # a change in these makes a stored backbone stale
+# A change in what these do makes a stored backbone stale.
+CODE = (backbones, losses, training, data, metrics, sys.modules[__name__])
 Report = Callable[[Progress], None]
 
 
