@@ -7,13 +7,13 @@ Needs an environment of its own for RecBole 1.2.1 (see ``recbole_peer.py`` for h
 Both sides run with the same number of threads, one after the other; our time is the slowest of our seeds.
 Times are CPU seconds of training alone (evaluation excluded), which a busy machine disturbs least. The peer stops by
 its own patience or by ``--seconds``; the table says which. ``--peer-runs`` keeps the peer's results, and reads them
-again when they are already there. Rows are appended to ``figures/benchmarks.csv``.
+again when they are already there. Rows go to ``figures/benchmarks.csv``, in place of the
+same model's earlier ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from recnb import backbones, data, datasets, metrics, recommenders, training
@@ -106,7 +107,7 @@ def compare(model: str, split: data.Split, split_file: Path, options: argparse.N
 
 
 def main() -> None:
-    """Run the comparison and append its rows to figures/benchmarks.csv."""
+    """Run the comparison and write its rows into figures/benchmarks.csv."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="python of an environment that has RecBole 1.2.1")
     parser.add_argument("--peer-runs", type=Path, default=Path("runs/peer"))
@@ -131,17 +132,13 @@ def main() -> None:
     flags = f"--models {' '.join(options.models)} --seconds {options.seconds:.0f}"
     tail = [machine, f"python tests/benchmarks/backbones.py {flags}", datetime.date.today().isoformat()]
     path = ROOT / "figures" / "benchmarks.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(COLUMNS)
-        for model in options.models:
-            for row in compare(model, split, split_file, options):
-                row.insert(3, "RecBole 1.2.1")
-                print(*row, sep=" · ", flush=True)
-                writer.writerow([*row, *tail])
-            file.flush()
+    for model in options.models:
+        rows = [[*row[:3], "RecBole 1.2.1", *row[3:], *tail] for row in compare(model, split, split_file, options)]
+        for row in rows:
+            print(*row, sep=" · ", flush=True)
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+        kept = table[~table["task"].str.startswith(f"{model}:")]
+        pd.concat([kept, pd.DataFrame(rows, columns=COLUMNS)]).to_csv(path, index=False)
 
 
 if __name__ == "__main__":
