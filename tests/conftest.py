@@ -4,7 +4,11 @@ import os
 
 import pytest
 
-from recnb import assets, data, datasets, store
+from recnb import assets, data, datasets, store  # none of them imports torch, which reads the next lines
+
+# On a busy machine two OpenMP threads wait for each other and can be many times slower than one.
+for name in ("OMP_NUM_THREADS", "RECNB_THREADS"):
+    os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(autouse=True)
