@@ -1,6 +1,7 @@
 """Shared fixtures: real MovieLens-100K, verified and cached outside the checkout, and an empty store a test."""
 
 import os
+import signal
 
 import pytest
 
@@ -9,6 +10,10 @@ from recnb import assets, data, datasets, store  # none of them imports torch, w
 # On a busy machine two OpenMP threads wait for each other and can be many times slower than one.
 for name in ("OMP_NUM_THREADS", "RECNB_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and the processes that they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
