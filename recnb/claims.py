@@ -86,15 +86,20 @@ def _results() -> Path:
     return home() / "results"
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
 def record(claims: list[Claim], notebook: str, profile: str, parameters: dict[str, Any]) -> pd.DataFrame:
     """Store a run's claims, replacing those of the same notebook, profile and parameters; returns their rows."""
     rows = [claim.row(profile, notebook) for claim in claims]
     key = hashlib.sha256(json.dumps(plain(parameters), sort_keys=True).encode()).hexdigest()[:8]
     path = _results() / profile / f"{notebook}-{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps({"parameters": plain(parameters), "rows": rows}, indent=1))
-    os.replace(scratch, path)
+    _replace(path, json.dumps({"parameters": plain(parameters), "rows": rows}, indent=1))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -118,7 +123,4 @@ def table(ledger: Path | None = None) -> pd.DataFrame:
 
 def write(path: Path) -> None:
     """Write the ledger as CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    table(path).to_csv(scratch, index=False)
-    os.replace(scratch, path)
+    _replace(path, table(path).to_csv(index=False))

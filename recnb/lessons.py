@@ -8,7 +8,6 @@ import inspect
 import os
 import platform
 import random
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -215,4 +214,4 @@ def fail_gently(action: Callable[[], Any]) -> None:
     except Exception as error:
         print(f"{type(error).__name__}: {str(error).replace(str(Path.home()), '~')}")
     else:
-        print("no error", file=sys.stdout)
+        print("no error")

@@ -7,6 +7,7 @@ items one score thus gets what a random order gets, not 0 and not 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class Interval:
 
     def __str__(self) -> str:
         """Such as ``.114 [.101, .128]``."""
-        value, low, high = (f"{x:.3f}".replace("0.", ".", 1) for x in (self.value, self.low, self.high))
+        value, low, high = (re.sub(r"^(-?)0\.", r"\1.", f"{x:.3f}") for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
 

@@ -119,3 +119,7 @@ def test_sign_flip_test_agrees_with_the_t_test_on_a_clear_case():
 def test_wilson_gives_the_published_interval_of_43_in_95():
     got = metrics.wilson(43, 95)
     assert (round(got.low, 3), round(got.high, 3)) == (0.356, 0.553)
+
+
+def test_an_interval_prints_short_but_whole():
+    assert str(metrics.Interval(0.114, -0.02, 10.25, 9)) == ".114 [-.020, 10.250]"
