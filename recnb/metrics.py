@@ -208,3 +208,19 @@ def wilson(hits: float, n: int) -> Interval:
     """
     share = stats.binomtest(round(hits), n).proportion_ci(method="wilson")
     return Interval(hits / n, float(share.low), float(share.high), n)
+
+
+def chosen(answer: str, offered: Sequence[str], exact: bool = True) -> int:
+    """Which candidate a generated answer names; -1 when it names none.
+
+    Args:
+        answer: the generated line.
+        offered: the candidates' titles.
+        exact: the answer must be a title, letter case aside. False is LLaRA's published rule: exactly one title must
+            occur *within* the answer, so a right answer is lost when another title is part of it ("M", "Ran").
+    """
+    said, titles = answer.strip().lower(), [title.strip().lower() for title in offered]
+    if exact:
+        return titles.index(said) if said in titles else -1
+    found = [place for place, title in enumerate(titles) if title in said]
+    return found[0] if len(found) == 1 else -1

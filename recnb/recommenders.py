@@ -158,7 +158,7 @@ def train(
     model = backbones.build(split.n_items, recipe.model)
     done = training.fit(
         model,
-        lambda rng: sequence_batches(split, recipe, rng),
+        lambda epoch, rng: sequence_batches(split, recipe, rng),
         recipe.train,
         validation_score(split),
         checkpoint,

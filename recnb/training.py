@@ -1,8 +1,8 @@
 """One training loop for every model: seeds, device, early stop, checkpoints, and resuming to the same weights.
 
-The contract is small: ``model(**batch)`` returns the loss, and ``batches(rng)`` yields an epoch's batches, drawn
-from the generator alone. Every epoch reseeds all generators from (seed, epoch), so a run that was killed and
-resumed ends with exactly the weights of one that was not.
+The contract is small: ``model(**batch)`` returns the loss, and ``batches(epoch, rng)`` yields an epoch's batches,
+drawn from the two alone. Every epoch reseeds all generators from (seed, epoch), so a run that was killed and
+resumed ends with exactly the weights of one that was not. An epoch may be any part of a longer plan.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-Batches = Callable[[np.random.Generator], Iterable[Mapping[str, Any]]]
+Batches = Callable[[int, np.random.Generator], Iterable[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class TrainConfig:
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay.
         warmup: optimizer steps over which the learning rate rises from 0.
-        decay: let the learning rate fall to 0 along half a cosine, epoch by epoch; ``epochs`` is then the plan
-            and not only a limit.
+        decay: let the learning rate fall to ``floor`` along half a cosine, epoch by epoch; ``epochs`` is then the
+            plan and not only a limit.
+        floor: where the cosine ends, as a share of ``lr``.
+        accumulate: batches whose gradients make one optimizer step.
         patience: evaluations without a better score after which training stops; 0 never stops early.
         eval_every: epochs between evaluations.
         clip: largest gradient norm; 0 leaves gradients alone.
@@ -47,6 +49,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     warmup: int = 0
     decay: bool = False
+    floor: float = 0.0
+    accumulate: int = 1
     patience: int = 10
     eval_every: int = 1
     clip: float = 0.0
@@ -129,7 +133,8 @@ def fit(
 
     Args:
         model: ``model(**batch)`` returns a scalar loss.
-        batches: called once an epoch with a seeded generator; yields dicts of tensors and plain values.
+        batches: called once an epoch with its number, from 0, and a seeded generator; yields dicts of tensors and
+            plain values.
         config: see `TrainConfig`.
         evaluate: score of the model on validation data, higher is better; without it the last epoch is kept.
         checkpoint: file to resume from and to write to, at most every two seconds; removed at the end.
@@ -139,7 +144,8 @@ def fit(
         FloatingPointError: when the loss is not finite, with the epoch.
     """
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, config.lr, weight_decay=config.weight_decay)
     ready, optimizer = accelerator.prepare(model, optimizer)
     state = _resume(checkpoint, model, optimizer)
     saved, stopped = time.monotonic(), "epochs"
@@ -149,7 +155,7 @@ def fit(
             break
         began = time.monotonic()
         rng = seed_all(config.seed, state.epoch)
-        loss = _epoch(ready, optimizer, batches(rng), config, state, accelerator)
+        loss = _epoch(ready, optimizer, batches(state.epoch, rng), config, state, accelerator)
         state.epoch += 1
         row = {"epoch": state.epoch, "loss": loss, "score": float("nan")}
         if evaluate and (state.epoch % config.eval_every == 0 or state.epoch == config.epochs):
@@ -177,7 +183,8 @@ def _epoch(model, optimizer, batches, config: TrainConfig, state: _State, accele
     """One pass over the batches; returns the mean loss."""
     model.train()
     total, count = 0.0, 0
-    planned = (1 + math.cos(math.pi * state.epoch / config.epochs)) / 2 if config.decay else 1.0
+    cosine = (1 + math.cos(math.pi * state.epoch / config.epochs)) / 2
+    planned = config.floor + (1 - config.floor) * cosine if config.decay else 1.0
     for batch in batches:
         moved = {k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         loss = model(**moved)
@@ -185,16 +192,23 @@ def _epoch(model, optimizer, batches, config: TrainConfig, state: _State, accele
             raise FloatingPointError(
                 f"loss is {loss.item()} in epoch {state.epoch + 1}; try a smaller lr than {config.lr:g}"
             )
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        if config.clip:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip)
-        state.steps += 1
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * planned * min(1.0, state.steps / max(config.warmup, 1))
-        optimizer.step()
+        accelerator.backward(loss / config.accumulate)
         total, count = total + float(loss.detach()), count + 1
+        if count % config.accumulate == 0:
+            _step(model, optimizer, config, planned, state, accelerator)
+    if count % config.accumulate:
+        _step(model, optimizer, config, planned, state, accelerator)
     return total / max(count, 1)
+
+
+def _step(model, optimizer, config: TrainConfig, planned: float, state: _State, accelerator) -> None:
+    if config.clip:
+        accelerator.clip_grad_norm_(model.parameters(), config.clip)
+    state.steps += 1
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * planned * min(1.0, state.steps / max(config.warmup, 1))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _evaluate(model: nn.Module, evaluate: Callable[[nn.Module], float], state: _State) -> float:

@@ -123,3 +123,12 @@ def test_wilson_gives_the_published_interval_of_43_in_95():
 
 def test_an_interval_prints_short_but_whole():
     assert str(metrics.Interval(0.114, -0.02, 10.25, 9)) == ".114 [-.020, 10.250]"
+
+
+def test_the_published_rule_loses_a_right_answer_that_contains_another_title():
+    offered = ["M", "The Maltese Falcon", "Fargo"]
+    assert metrics.chosen(" the maltese falcon ", offered) == 1
+    assert metrics.chosen("The Maltese Falcon", offered, exact=False) == -1  # "m" occurs in it
+    assert metrics.chosen("I would watch Fargo", offered, exact=False) == 2
+    assert metrics.chosen("I would watch Fargo", offered) == -1
+    assert metrics.chosen("Alien", offered) == metrics.chosen("Alien", offered, exact=False) == -1

@@ -1,0 +1,297 @@
+"""A pretrained causal language model: loading, LoRA with a fused step, answer-only loss, generation, scoring.
+
+Nothing here knows of recommenders: a prompt arrives as input embeddings (B, T, H) with the length of each row, and
+what fills its slots has been decided before. Rows are padded on the right for training and scoring, where the causal
+mask alone keeps padding out, and on the left for generation.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+
+from recnb import assets
+
+DEFAULT = "smollm2-135m-instruct"
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: the transformers model, LoRA layers injected or not.
+        tokenizer: its tokenizer.
+        name: as given to `load`.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def body(self) -> Any:
+        """The decoder without its output head: input embeddings (B, T, H) to final hidden states (B, T, H)."""
+        return getattr(self.model, self.model.base_model_prefix)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Token embedding table (V, H)."""
+        return self.model.get_input_embeddings().weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token scores (M, V) in float32 from final hidden states (M, H).
+
+        Two dimensions, not three: a batched product would copy the vocabulary's matrix for every row.
+        """
+        return self.model.get_output_embeddings()(hidden).float()
+
+
+@lru_cache
+def precision(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where its matrix products are faster here than float32's, else float32; measured once a process."""
+    if device != "cpu":
+        return torch.bfloat16
+    spent = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(1024, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+        F.linear(x, weight)
+        began = time.perf_counter()
+        for _ in range(3):
+            F.linear(x, weight)
+        spent[dtype] = time.perf_counter() - began
+    return min(spent, key=lambda dtype: spent[dtype])
+
+
+def load(name: str = DEFAULT, dtype: torch.dtype | None = None) -> LanguageModel:
+    """Load a language model, frozen.
+
+    Args:
+        name: the embedded default, a folder, or a hub name of any causal language model.
+        dtype: of the weights; None takes what is fastest here (`precision`).
+
+    Raises:
+        OSError: when there is no such model, in one line with what to do.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source: Any = assets.fetch(DEFAULT) if name == DEFAULT else name
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype or precision(device))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no language model {name!r}: give {DEFAULT!r}, a folder with a transformers model, or a hub name "
+            f"that this machine can download ({str(error).splitlines()[0]})"
+        ) from error
+    model.requires_grad_(False)
+    return LanguageModel(model.eval().to(device), tokenizer, name)
+
+
+class _LoraProduct(torch.autograd.Function):
+    """y = x W' + (x A') B' for frozen W; keeps only x and x A' for the way back.
+
+    peft's own forward casts x to float32 and keeps that, and keeps x after dropout once more for each of the seven
+    products: several times the memory and half the speed of this.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:  # type: ignore[override]
+        flat = x.reshape(-1, x.shape[-1])
+        small = flat @ down.T
+        ctx.save_for_backward(flat, weight, down, up, small)
+        return (flat @ weight.T).addmm_(small, up.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, down, up, small = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        inner = flat @ up
+        back = (flat @ weight).addmm_(inner, down) if ctx.needs_input_grad[0] else None
+        back = None if back is None else back.view(*grad.shape[:-1], -1)
+        return back, None, inner.T @ x, flat.T @ small
+
+
+def _fused_forward(self: Any, x: Tensor) -> Tensor:
+    """A peft LoRA layer's output by `_LoraProduct`.
+
+    Dropout falls on the input features of the low-rank branch, drawn once a call for all tokens: it then costs
+    nothing, where drawing it for every token costs a pass over the activations in each product.
+    """
+    base = self.base_layer
+    if self.disable_adapters:
+        return base(x)
+    down, up = self.lora_A["default"].weight, self.lora_B["default"].weight * self.scaling["default"]
+    drop = self.lora_dropout["default"]
+    if self.training and isinstance(drop, nn.Dropout):
+        down = down * drop(torch.ones_like(down[:1]))
+    y = _LoraProduct.apply(x, base.weight, down.to(x.dtype), up.to(x.dtype))
+    return y if base.bias is None else y + base.bias
+
+
+def add_lora(
+    lm: LanguageModel,
+    rank: int = 8,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    targets: Sequence[str] = TARGETS,
+    fused: bool = True,
+) -> LanguageModel:
+    """Inject LoRA layers in place with peft: W x + (alpha / rank) B A x, with A random and B zero at first.
+
+    Args:
+        lm: a model as loaded.
+        rank: rank r of the update.
+        alpha: its scale is ``alpha / rank``.
+        dropout: on the low-rank branch's input while training.
+        targets: names of the linear layers.
+        fused: compute by our own product (`_LoraProduct`) instead of peft's forward.
+
+    Raises:
+        ValueError: when the model has no layer of such a name (from peft).
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    lm.model = get_peft_model(lm.model, config, autocast_adapter_dtype=True).get_base_model()
+    for module in lm.model.modules():
+        if fused and isinstance(module, PeftLinear):
+            module.forward = types.MethodType(_fused_forward, module)  # type: ignore[method-assign]
+    return lm
+
+
+def pad(rows: Sequence[Tensor], left: bool = False) -> tuple[Tensor, Tensor]:
+    """Stack rows (T_i, H) into (B, T, H) with zeros beside them, and their lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    side = "left" if left else "right"
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side), lengths
+
+
+def hidden_states(lm: LanguageModel, embeds: Tensor, layer: int, stop: bool = False) -> tuple[Tensor, Tensor]:
+    """Final hidden states of right-padded rows, and those after block ``layer`` (from 1): (B, T, H) each.
+
+    Args:
+        lm: the model; causality keeps the padding out of what is real.
+        embeds: (B, T, H).
+        layer: which block's output to hand out as well.
+        stop: compute no further than that block; the first result then means nothing.
+
+    Raises:
+        ValueError: when there is no such block.
+    """
+    body, kept = lm.body, []
+    depth = len(body.layers)
+    if not 1 <= layer <= depth:
+        raise ValueError(f"layer is {layer}; {lm.name} has blocks 1 to {depth}")
+    watch = body.layers[layer - 1].register_forward_hook(
+        lambda module, given, out: kept.append(out[0] if isinstance(out, tuple) else out)
+    )
+    body.config.num_hidden_layers = layer if stop else depth
+    try:
+        final = body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    finally:
+        watch.remove()
+        body.config.num_hidden_layers = depth
+    return final, kept[0]
+
+
+def answer_loss(lm: LanguageModel, hidden: Tensor, where: Tensor, answer: Tensor) -> Tensor:
+    """Mean cross-entropy over answer tokens alone; the vocabulary is never spread over the prompt.
+
+    Args:
+        lm: the model.
+        hidden: final hidden states (B, T, H).
+        where: flat positions (M,) into B * T, of the token before each answer token.
+        answer: the answer tokens (M,).
+    """
+    return F.cross_entropy(lm.logits(hidden.flatten(0, 1)[where]), answer)
+
+
+@torch.no_grad()
+def generate(lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 64, batch: int = 16) -> list[str]:
+    """Continue prompts greedily until the end token; left-padded, so a row's answer does not depend on its batch.
+
+    Args:
+        lm: the model.
+        rows: input embeddings of each prompt (T_i, H).
+        end: token id that ends an answer.
+        limit: most new tokens.
+        batch: prompts at once; rows of like length are put together.
+    """
+    lm.model.eval()
+    answers = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    options: dict[str, Any] = dict(
+        max_new_tokens=limit, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=end
+    )
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        embeds, lengths = pad([rows[row] for row in some], left=True)
+        mask = (torch.arange(embeds.shape[1], device=embeds.device) >= embeds.shape[1] - lengths[:, None]).long()
+        tokens = lm.model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+        for row, text in zip(some, lm.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+            answers[row] = text.strip().split("\n")[0].strip()
+    return answers
+
+
+@torch.no_grad()
+def candidate_logprobs(lm: LanguageModel, rows: Sequence[Tensor], answers: Sequence[list[list[int]]]) -> Tensor:
+    """Log-likelihood of each candidate answer after its prompt; the prompt is computed once for all of them.
+
+    The answers stand behind the prompt side by side; each sees the prompt and itself, at the positions that it would
+    have alone.
+
+    Args:
+        lm: the model.
+        rows: input embeddings of each prompt (T_i, H).
+        answers: for each prompt the token ids of its candidates, all equally many.
+
+    Returns:
+        sums of log-probabilities (B, candidates), float32.
+    """
+    lm.model.eval()
+    tails = [[token for answer in group for token in answer[:-1]] for group in answers]
+    table = lm.embeddings
+    whole = [
+        torch.cat([row, table[torch.tensor(tail, device=row.device)]]) for row, tail in zip(rows, tails, strict=True)
+    ]
+    embeds, _ = pad(whole)
+    bias, place, where, tokens, owner = _side_by_side([len(row) for row in rows], answers, embeds)
+    hidden = lm.body(inputs_embeds=embeds, attention_mask=bias, position_ids=place, use_cache=False).last_hidden_state
+    scores = lm.logits(hidden.flatten(0, 1)[where])
+    each = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+    total = torch.zeros(len(rows) * len(answers[0]), device=each.device).index_add_(0, owner, each)
+    return total.view(len(rows), -1)
+
+
+def _side_by_side(lengths: list[int], answers: Sequence[list[list[int]]], embeds: Tensor) -> tuple[Tensor, ...]:
+    """Mask (B, 1, T, T), positions (B, T), and for each answer token: where it is predicted, its id, its candidate."""
+    size, longest = embeds.shape[:2]
+    segment = torch.full((size, longest), -1)  # -1: prompt or padding
+    place = torch.arange(longest).repeat(size, 1)
+    where, tokens, owner = [], [], []
+    for row, (length, group) in enumerate(zip(lengths, answers, strict=True)):
+        start = length
+        for number, answer in enumerate(group):
+            inner = range(start, start + len(answer) - 1)
+            segment[row, inner.start : inner.stop] = number
+            place[row, inner.start : inner.stop] = torch.arange(length, length + len(inner))
+            where += [row * longest + length - 1, *(row * longest + spot for spot in inner)]
+            tokens += answer
+            owner += [row * len(group) + number] * len(answer)
+            start = inner.stop
+    step = torch.arange(longest)
+    in_prompt = (step < torch.tensor(lengths)[:, None])[:, None, :]
+    seen = (step[None, :, None] >= step) & (in_prompt | (segment[:, :, None] == segment[:, None, :]))
+    bias = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(embeds.dtype).min)[:, None]
+    placed = [torch.tensor(values) for values in (where, tokens, owner)]
+    return tuple(value.to(embeds.device) for value in (bias.to(embeds.dtype), place, *placed))
