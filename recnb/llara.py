@@ -1,10 +1,11 @@
 """LLaRA: a language model reads a recommender's item vectors as a second modality (Liao et al., SIGIR 2024).
 
-Every item of a prompt is its title followed by one slot, and the slot holds the item's vector, projected into the
-language model's input space. The language model is trained with LoRA to continue the prompt with the next title.
-From the paper: the projector, LoRA on all seven linear layers, hybrid prompts, the curriculum on the global step.
-Beyond the paper, each a switch and named as such in the notebooks: a projector that begins as an isometry, a
-listwise loss on the candidates' slots, and a warm start on slots alone, which let a small model learn in an hour.
+Every item of a prompt is its title with one slot, and the slot holds the item's vector, projected into the language
+model's input space. The language model is trained with LoRA to continue the prompt with the next title. From the
+paper: the projector, LoRA on all seven linear layers, hybrid prompts, the curriculum on the global step. Beyond the
+paper, each a switch and named as such in the notebooks, and together what lets a small model learn in an hour: the
+slot stands before its title, the projector begins as an isometry, a listwise loss on the candidates' slots, and a
+warm start on prompts with certain answers (`recnb.llara_training.Plan`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class LlaraConfig:
         rank: of LoRA; the paper has 8.
         alpha: of LoRA; the paper has 32.
         dropout: of LoRA; the paper has .1.
+        slot_first: an item's slot stands before its title; the paper has it after. A causal model binds a title to
+            what came before it, so that the title's first word can be looked up by the slot.
         isometric: the projector begins as an isometry (`Projector.start_isometric`) instead of at random.
         listwise: weight of the listwise loss on candidate slots; the paper has none (0).
         layer: block after which the listwise loss reads; early enough for later blocks to use what it teaches.
@@ -67,6 +70,7 @@ class LlaraConfig:
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.1
+    slot_first: bool = True
     isometric: bool = True
     listwise: float = 1.0
     layer: int = 20
@@ -133,6 +137,8 @@ class Llara(nn.Module):
         table = lm.embeddings.float()
         self.projector = Projector(items, table.shape[1], config.isometric * float(table.norm(dim=1).mean()))
         self.readout = nn.Linear(table.shape[1], 1) if config.listwise else None
+        if self.readout is not None:
+            nn.init.zeros_(self.readout.weight)
         self.register_buffer("items", items.detach().clone())
         self.register_buffer("placeholder", torch.randn(table.shape[1]) * table.std())
         self.to(lm.embeddings.device)
@@ -165,7 +171,7 @@ class Llara(nn.Module):
         return list(flat.split(np.diff(starts).tolist()))
 
     def forward(self, prompts: Sequence[Prompt], blank: bool = False) -> Tensor:
-        """Loss of a micro-batch: cross-entropy of the answer's tokens, plus the listwise loss on candidate slots."""
+        """Loss of a micro-batch: cross-entropy of the answers' tokens, plus the listwise loss where it is set."""
         answers = [p.answers[p.place] for p in prompts]
         embeds, _ = llm.pad(self.rows(prompts, blank, [answer[:-1] for answer in answers]))
         hidden, inner = llm.hidden_states(self.lm, embeds, self.config.layer)
@@ -175,7 +181,7 @@ class Llara(nn.Module):
         place, said = (torch.tensor(values, device=embeds.device) for values in (where, tokens))
         loss = llm.answer_loss(self.lm, hidden, place, said)
         if self.readout is not None and len(prompts[0].slots):
-            loss = loss + self.config.listwise * self.listwise_loss(prompts, inner)
+            loss = loss + self.config.listwise * self.listwise_loss(prompts, self.slot_scores(prompts, inner))
         return loss
 
     def slot_scores(self, prompts: Sequence[Prompt], inner: Tensor) -> Tensor:
@@ -183,12 +189,12 @@ class Llara(nn.Module):
         assert self.readout is not None
         spots = np.stack([row * inner.shape[1] + p.slots[p.n_history :] for row, p in enumerate(prompts)])
         at_slots = inner.flatten(0, 1)[torch.from_numpy(spots).to(inner.device)].float()
-        return self.readout(F.rms_norm(at_slots, at_slots.shape[-1:]))[..., 0]
+        return self.readout(at_slots)[..., 0]
 
-    def listwise_loss(self, prompts: Sequence[Prompt], inner: Tensor) -> Tensor:
+    def listwise_loss(self, prompts: Sequence[Prompt], scores: Tensor) -> Tensor:
         """-log softmax over the candidates' slot scores at the right one: every wrong candidate is pushed down."""
-        place = torch.tensor([p.place for p in prompts], device=inner.device)
-        return F.cross_entropy(self.slot_scores(prompts, inner), place)
+        place = torch.tensor([p.place for p in prompts], device=scores.device)
+        return F.cross_entropy(scores, place)
 
     def match(self, prompts: Sequence[Prompt]) -> Tensor:
         """Slot scores (B, candidates) at the cost of the first ``config.layer`` blocks only."""

@@ -22,6 +22,7 @@ from recnb.training import Progress, TrainConfig
 
 CODE = (llara, llm, prompts, training, data, sys.modules[__name__])
 WINDOW, MIN_HISTORY, CANDIDATES = 10, 3, 20  # the paper's
+FEW = 8  # candidates in the warm starts that name one
 ROUND = 8  # micro-batches between two reports and checkpoints
 
 
@@ -36,9 +37,11 @@ class Plan:
         lr: peak learning rate of Adam.
         micro: prompts in a micro-batch, all text-only or all hybrid.
         accumulate: micro-batches an optimizer step.
-        warm_rows: slot-only prompts of the warm start before; 0 leaves it out.
-        warm_lr: its peak learning rate.
-        warm_micro: its prompts an optimizer step.
+        match_rows: prompts of the first warm start: slots alone, listwise loss alone, the first blocks alone.
+        repeat_rows: prompts of the second: the history as slots, few candidates, and the item to name is one of the
+            history's own. Its answer is certain, so the model learns to find a slot again and say its title.
+        nearest_rows: prompts of the third: hybrid, few candidates, and the item to name is the candidate whose vector
+            is nearest to the history's. Certain again, and already a recommendation.
         shuffled: deal the item vectors out to the wrong items, a control.
         seed: of weights, rows, candidates, phrasings and strategy.
         model: see `LlaraConfig`.
@@ -48,12 +51,12 @@ class Plan:
     backbone: str = "SASRec"
     strategy: str = "curriculum"
     rows: int = 512
-    lr: float = 1e-3
+    lr: float = 4e-4
     micro: int = 8
     accumulate: int = 2
-    warm_rows: int = 3200
-    warm_lr: float = 2e-3
-    warm_micro: int = 64
+    match_rows: int = 3200
+    repeat_rows: int = 512
+    nearest_rows: int = 768
     shuffled: bool = False
     seed: int = 0
     model: LlaraConfig = field(default_factory=LlaraConfig)
@@ -64,9 +67,36 @@ class Plan:
         """Whether the finished model is asked without item vectors."""
         return self.strategy == "text" or self.model.kind == "text"
 
-    def warm(self) -> Plan:
-        """The warm start alone, the same for all strategies that build on it."""
-        return replace(self, strategy="direct", rows=0, lr=0.0, micro=0, accumulate=0)
+    def stages(self) -> list[Stage]:
+        """What is trained one after the other; the warm starts do not depend on rows or strategy."""
+        found = [
+            Stage("match", self.match_rows, 3e-3, 64, 1),
+            Stage("repeat", self.repeat_rows, 1e-3, 16, 1),
+            Stage("nearest", self.nearest_rows, 1e-3, 16, 1),
+            Stage("prompts", self.rows, self.lr, self.micro, self.accumulate),
+        ]
+        return [stage for stage in found if stage.rows]
+
+    def up_to(self, stage: Stage) -> Plan:
+        """The part of this plan that decides the weights after a stage: equal for all plans that share it."""
+        if stage.name == "prompts":
+            return self
+        near = self.nearest_rows if stage.name == "nearest" else 0
+        repeat = 0 if stage.name == "match" else self.repeat_rows
+        return replace(
+            self, strategy="direct", rows=0, lr=0.0, micro=0, accumulate=0, repeat_rows=repeat, nearest_rows=near
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: its name, prompts, peak learning rate, prompts a micro-batch, micro-batches a step."""
+
+    name: str
+    rows: int
+    lr: float
+    micro: int
+    accumulate: int
 
 
 def backbone_recipe(name: str, seed: int = 0) -> recommenders.Recipe:
@@ -107,9 +137,9 @@ class Study:
         """The frozen recommender, from the store or trained now."""
         return recommenders.trained(self.dataset, self.split, backbone_recipe(name), report)
 
-    def builder(self, tokenizer: Any) -> PromptBuilder:
+    def builder(self, tokenizer: Any, slot_first: bool = True) -> PromptBuilder:
         """Prompts over this catalogue."""
-        return PromptBuilder(tokenizer, self.dataset.items["title"].tolist(), self.dataset.name)
+        return PromptBuilder(tokenizer, self.dataset.items["title"].tolist(), self.dataset.name, slot_first)
 
 
 def fresh(study: Study, plan: Plan) -> Llara:
@@ -122,49 +152,57 @@ def fresh(study: Study, plan: Plan) -> Llara:
 
 
 class Rows:
-    """Deals a plan's training rows into rounds of micro-batches; round and seed decide them alone.
+    """Deals a stage's training rows into rounds of micro-batches; round and seed decide them alone.
 
     Args:
         study: the data.
         builder: writes the prompts.
         plan: the run.
-        warm: deal slot-only prompts of the warm start instead.
+        stage: one of its stages.
+        items: the item vectors in the slots (n_items, d).
     """
 
-    def __init__(self, study: Study, builder: PromptBuilder, plan: Plan, warm: bool = False) -> None:
-        self.study, self.builder, self.plan, self.warm = study, builder, plan, warm
-        self.micro, rows = (plan.warm_micro, plan.warm_rows) if warm else (plan.micro, plan.rows)
-        self.total = -(-rows // self.micro)
+    def __init__(self, study: Study, builder: PromptBuilder, plan: Plan, stage: Stage, items: Tensor) -> None:
+        self.study, self.builder, self.plan, self.stage = study, builder, plan, stage
+        centred = items - items.mean(0)
+        self.unit = (centred / centred.norm(dim=1, keepdim=True)).cpu().numpy()
+        self.total = -(-stage.rows // stage.micro)
         self.rounds = -(-self.total // ROUND)
         count = len(study.train)
-        rng = np.random.default_rng([plan.seed, warm])
-        passes = -(-rows // count)
-        self.order = np.concatenate([rng.permutation(count) for _ in range(passes)])[:rows]
+        rng = np.random.default_rng([plan.seed, *stage.name.encode()])
+        self.order = np.concatenate([rng.permutation(count) for _ in range(-(-stage.rows // count))])[: stage.rows]
 
     def __call__(self, round_: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         """Yield the micro-batches of one round: rows of like length together, candidates and phrasing drawn anew."""
-        size = ROUND * self.micro
+        size = ROUND * self.stage.micro
         cases = self.study.train.take(self.order[round_ * size : (round_ + 1) * size])
-        offered = data.draw_candidates(cases, self.study.dataset.n_items, CANDIDATES, int(rng.integers(2**31)))
-        step = round_ * ROUND
-        if self.warm:
-            every = [self.builder.bare(*row) for row in zip(cases.history, offered, cases.target, strict=True)]
-            yield from ({"prompts": every[at : at + self.micro]} for at in range(0, len(every), self.micro))
-            return
-        length = [
-            sum(len(self.builder.name(i, "text")) for i in (*h, *c))
-            for h, c in zip(cases.history, offered, strict=True)
-        ]
-        groups = [np.argsort(length)[at : at + self.micro] for at in range(0, len(cases), self.micro)]
-        for place in rng.permutation(len(groups)):
+        if self.stage.name == "repeat":
+            cases = replace(cases, target=np.array([rng.choice(history) for history in cases.history]))
+        count = FEW if self.stage.name in ("repeat", "nearest") else CANDIDATES
+        offered = data.draw_candidates(cases, self.study.dataset.n_items, count, int(rng.integers(2**31)))
+        if self.stage.name == "nearest":
+            pairs = zip(cases.history, offered, strict=True)
+            cases = replace(cases, target=np.array([self.nearest(*pair) for pair in pairs]))
+        rows = list(zip(cases.history, offered, cases.target.tolist(), strict=True))
+        rows.sort(key=lambda row: sum(len(self.builder.name(int(item), "text")) for item in (*row[0], *row[1])))
+        groups = [rows[at : at + self.stage.micro] for at in range(0, len(rows), self.stage.micro)]
+        for step, place in enumerate(rng.permutation(len(groups)), start=round_ * ROUND):
             template = int(rng.integers(len(TEMPLATES)))
-            blank = bool(rng.random() >= hybrid_share(self.plan.strategy, step / self.total))
-            step += 1
-            yield {"prompts": [self._prompt(cases, offered, row, template) for row in groups[place]], "blank": blank}
+            prompts = [self._write(history, some, target, template) for history, some, target in groups[place]]
+            share = hybrid_share(self.plan.strategy, step / self.total) if self.stage.name == "prompts" else 1.0
+            yield {"prompts": prompts, "blank": bool(rng.random() >= share)}
 
-    def _prompt(self, cases: Cases, offered: np.ndarray, row: int, template: int) -> Prompt:
-        kind = self.plan.model.kind
-        return self.builder.build(kind, cases.history[row], offered[row], int(cases.target[row]), template)
+    def nearest(self, history: np.ndarray, offered: np.ndarray) -> int:
+        """The candidate of highest sum over the a-th latest item of cosine / sqrt(a), between centred item vectors."""
+        weight = 1 / np.sqrt(np.arange(len(history), 0, -1))
+        return int(offered[np.argmax(self.unit[offered] @ (self.unit[history].T @ weight))])
+
+    def _write(self, history: np.ndarray, offered: np.ndarray, target: int, template: int) -> Prompt:
+        if self.stage.name == "match":
+            return self.builder.bare(history, offered, target)
+        kind = "hybrid" if self.stage.name in ("repeat", "nearest") else self.plan.model.kind
+        alone = "id" if self.stage.name == "repeat" else None  # titles would give a repeated item away
+        return self.builder.build(kind, history, offered, target, template, alone)
 
 
 class Matching(nn.Module):
@@ -174,18 +212,10 @@ class Matching(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, prompts: list[Prompt]) -> Tensor:
+    def forward(self, prompts: list[Prompt], blank: bool = False) -> Tensor:
         """Listwise loss of slot-only prompts, through the first blocks alone."""
         place = torch.tensor([prompt.place for prompt in prompts], device=self.model.items.device)
         return nn.functional.cross_entropy(self.model.match(prompts), place)
-
-
-def _settings(rounds: int, steps: int, lr: float, accumulate: int, seed: int) -> TrainConfig:
-    """Warm-up over 5 % of the steps, then half a cosine down to lr / 100, as in the paper."""
-    return TrainConfig(
-        rounds, lr, warmup=max(1, steps // 20), decay=True, floor=0.01, patience=0, clip=1.0, accumulate=accumulate,
-        seed=seed,
-    )  # fmt: skip
 
 
 def trained(
@@ -194,26 +224,28 @@ def trained(
     """The model that a plan gives, from the store or trained now; an interrupted training goes on where it stopped.
 
     Returns:
-        the model in evaluation mode, and its curve: rounds, losses and seconds, warm start first.
+        the model in evaluation mode, and its curve: loss and seconds by round, with the name of the stage.
     """
     model = fresh(study, plan)
-    curves = []
-    if plan.warm_rows:
-        curves.append(_stage(study, plan.warm(), model, Matching(model), True, report).assign(stage="warm start"))
-    if plan.rows:
-        curves.append(_stage(study, plan, model, model, False, report).assign(stage="prompts"))
-    return model.eval(), pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    curves = [_train(study, plan, stage, model, report).assign(stage=stage.name) for stage in plan.stages()]
+    return model.eval(), pd.concat([pd.DataFrame(columns=["epoch", "loss", "seconds", "stage"]), *curves])
 
 
-def _stage(
-    study: Study, plan: Plan, model: Llara, what: nn.Module, warm: bool, report: Callable[[Progress], None]
-) -> pd.DataFrame:
+def _train(study: Study, plan: Plan, stage: Stage, model: Llara, report: Callable[[Progress], None]) -> pd.DataFrame:
     """Load a stage's weights into the model, or train it and store them; returns its curve."""
-    store, rows = Store(), Rows(study, study.builder(model.lm.tokenizer), plan, warm)
-    config = {"plan": plan, "data": study.dataset.digest, "split": study.split.name, "n": len(study.train)}
+    store = Store()
+    rows = Rows(study, study.builder(model.lm.tokenizer, plan.model.slot_first), plan, stage, model.items)
+    config = {
+        "plan": plan.up_to(stage), "stage": stage, "data": study.dataset.digest, "split": study.split.name,
+        "n": len(study.train),
+    }  # fmt: skip
     folder = store.folder("llara", config, CODE)
-    lr, accumulate = (plan.warm_lr, 1) if warm else (plan.lr, plan.accumulate)
-    settings = _settings(rows.rounds, rows.total // accumulate, lr, accumulate, plan.seed)
+    # Warm-up over 5 % of the steps, then half a cosine down to lr / 100, as in the paper; clipping is ours.
+    settings = TrainConfig(
+        rows.rounds, stage.lr, warmup=max(1, rows.total // stage.accumulate // 20), decay=True, floor=0.01, patience=0,
+        clip=1.0, accumulate=stage.accumulate, seed=plan.seed,
+    )  # fmt: skip
+    what = Matching(model) if stage.name == "match" else model
 
     def make() -> dict[str, Any]:
         done = training.fit(what, rows, settings, None, folder.with_suffix(".checkpoint"), report)
@@ -221,4 +253,4 @@ def _stage(
 
     files = store.load_or_make("llara", config, make, CODE)
     model.load_state_dict(files["model.safetensors"])
-    return files["curve.parquet"]
+    return files["curve.parquet"].drop(columns="score")

@@ -69,10 +69,13 @@ class PromptBuilder:
         tokenizer: of the language model.
         titles: title of every item, in id order.
         dataset: its name, which decides the `Words`.
+        slot_first: write an item's slot before its title; False is the paper's order, the slot after it.
     """
 
-    def __init__(self, tokenizer: Any, titles: Sequence[str], dataset: str = "ml-100k") -> None:
-        self.tokenizer, self.titles = tokenizer, list(titles)
+    def __init__(
+        self, tokenizer: Any, titles: Sequence[str], dataset: str = "ml-100k", slot_first: bool = True
+    ) -> None:
+        self.tokenizer, self.titles, self.slot_first = tokenizer, list(titles), slot_first
         self.words = DOMAINS.get(dataset, Words())
         self._title = self._tokens([" " + " ".join(title.split()) for title in titles])
         self._index = self._tokens([f" {item}" for item in range(len(titles))])
@@ -103,17 +106,24 @@ class PromptBuilder:
         return self._templates[template, n]
 
     def build(
-        self, kind: str, history: Items, candidates: Items, target: int | None = None, template: int = 0
+        self,
+        kind: str,
+        history: Items,
+        candidates: Items,
+        target: int | None = None,
+        template: int = 0,
+        history_kind: str | None = None,
     ) -> Prompt:
         """Write one prompt.
 
         Args:
             kind: "text" (titles, each with a placeholder slot), "id" (slots alone), "index" (item numbers, no
-                slots) or "hybrid" (titles, each followed by its item's slot).
+                slots) or "hybrid" (titles, each with its item's slot).
             history: item ids, oldest first.
             candidates: item ids in the order in which they are offered.
             target: the right one among the candidates, when it is known.
             template: which phrasing, an index into `TEMPLATES`.
+            history_kind: how the history is written, when not as the candidates are.
 
         Raises:
             ValueError: unknown kind or template, or a target that is not a candidate.
@@ -123,18 +133,20 @@ class PromptBuilder:
         offered = np.asarray(candidates, dtype=np.int64)
         if target is not None and target not in offered:
             raise ValueError(f"target {target} is not among the candidates {offered.tolist()}")
+        ids, slots = [], []
         before, middle, after = self._pieces(template, len(offered))
-        ids, slots = list(before), []
-        for group, tail in ((history, middle), (offered, after)):
+        for lead, group, how in ((before, history, history_kind or kind), (middle, offered, kind)):
+            ids += lead
             for place, item in enumerate(group):
-                ids += (self._comma if place else []) + self.name(int(item), kind)
-                if kind != "index":
-                    slots.append(len(ids))
-                    ids += self.end  # any id: a slot is never looked up
-            ids += tail
+                ids += self._comma if place else []
+                name = self.name(int(item), how)
+                if how != "index":
+                    slots.append(len(ids) + (0 if self.slot_first else len(name)))
+                    name = self.end + name if self.slot_first else name + self.end  # any id: it is never looked up
+                ids += name
         items = np.concatenate([np.asarray(history, dtype=np.int64), offered])
         return Prompt(
-            np.asarray(ids, dtype=np.int64),
+            np.asarray(ids + after, dtype=np.int64),
             np.asarray(slots, dtype=np.int64),
             items if slots else items[:0],
             len(history) if slots else 0,

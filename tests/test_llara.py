@@ -43,11 +43,11 @@ def asked(study, builder):
 def test_the_protocol_has_the_papers_counts(study):
     split = study.split
     assert (len(split.train), len(split.valid), len(split.test)) == (754, 94, 95)
-    assert sum(map(len, split.train)) == 68_390 or sum(map(len, split.train)) == 68_389
+    assert sum(map(len, split.train)) == 68_389
     assert len(study.train) == 66_127 and min(map(len, study.train.history)) == 3
     counts = split.popularity()
     assert (counts == 0).sum() == 157
-    assert (counts[split.test.target] == 0).sum() == 2 or study.dataset.events["timestamp"].duplicated().any()
+    assert (counts[split.test.target] == 0).sum() <= 4  # 2 in the authors' order of tied events
     assert len(study.prefixes("test")) > 7000
     assert np.bincount(study.prefixes("test", each=4).user).max() == 4
 
@@ -82,7 +82,7 @@ def test_a_prompt_says_what_it_should(study, builder, kind, template):
     assert "20" in text and text[-1] != " "
     titles = study.dataset.titles(history + offered)
     if kind in ("text", "hybrid"):
-        assert all(f"{title}[slot]" in text for title in titles)
+        assert all(f"[slot] {title}" in text for title in titles)
     assert text.count("[slot]") == len(prompt.slots) == (0 if kind == "index" else 23)
     if kind == "index":
         assert " 49," in text and " 107," in text
@@ -91,6 +91,22 @@ def test_a_prompt_says_what_it_should(study, builder, kind, template):
     assert prompt.place == 7
     said = builder.tokenizer.decode(prompt.answers[7])
     assert said.strip() == builder.spoken(107, kind) and said.endswith("\n")
+
+
+def test_the_slot_stands_before_the_title_or_after_it_as_in_the_paper(study, builder):
+    paper = study.builder(builder.tokenizer, slot_first=False)
+    title = study.dataset.titles([49])[0]
+    for write, expected in ((builder, f"[slot] {title}"), (paper, f" {title}[slot]")):
+        assert expected in "".join(write.pieces(write.build("hybrid", [49], [1, 2])))
+    ours, theirs = builder.build("hybrid", [49, 7], [1, 2]), paper.build("hybrid", [49, 7], [1, 2])
+    assert len(ours.ids) == len(theirs.ids) and (ours.items == theirs.items).all()
+
+
+def test_a_pointing_prompt_has_titles_for_candidates_only(study, builder):
+    prompt = builder.build("hybrid", [49], [0, 1], 1, history_kind="id")
+    text = "".join(builder.pieces(prompt))
+    assert study.dataset.titles([49])[0] not in text and study.dataset.titles([1])[0] in text
+    assert prompt.n_history == 1 and len(prompt.slots) == 3
 
 
 def test_prompts_refuse_what_they_cannot_be(builder):
@@ -191,9 +207,9 @@ def test_curriculum_rises_on_the_global_step():
         hybrid_share("curriculm", 0.5)
 
 
-def test_rounds_deal_every_row_once_and_follow_the_curriculum(study, builder):
+def test_rounds_deal_every_row_once_and_follow_the_curriculum(study, builder, items):
     plan = Plan(rows=4000, micro=8)
-    deal = Rows(study, builder, plan)
+    deal = Rows(study, builder, plan, plan.stages()[-1], items)
     blank, seen = [], 0
     for number in range(deal.rounds):
         for batch in deal(number, training.seed_all(0, number)):
@@ -202,6 +218,27 @@ def test_rounds_deal_every_row_once_and_follow_the_curriculum(study, builder):
     assert seen == 4000 and len(set(deal.order.tolist())) == 4000 and len(blank) == deal.total == 500
     quarters = 1 - np.array(blank).reshape(4, -1).mean(1)
     assert np.abs(quarters - [0.125, 0.375, 0.625, 0.875]).max() < 0.12
+
+
+def test_warm_starts_ask_what_they_should_and_are_shared(study, builder, items):
+    plan = Plan(rows=64)
+    match, repeat, nearest, _ = plan.stages()
+    first = next(Rows(study, builder, plan, match, items)(0, training.seed_all(0)))["prompts"][0]
+    assert len(first.slots) == len(first.ids) - 1 and len(first.candidates) == 20
+    batch = next(Rows(study, builder, plan, repeat, items)(0, training.seed_all(0)))
+    assert not batch["blank"]
+    for prompt in batch["prompts"]:
+        assert prompt.candidates[prompt.place] in prompt.items[: prompt.n_history] and len(prompt.candidates) == 8
+    centred = items - items.mean(0)
+    for prompt in next(Rows(study, builder, plan, nearest, items)(0, training.seed_all(0)))["prompts"]:
+        history, offered = (torch.from_numpy(part) for part in (prompt.items[: prompt.n_history], prompt.candidates))
+        cosine = torch.cosine_similarity(centred[offered][:, None], centred[history][None], -1)
+        weight = torch.arange(len(history), 0, -1) ** -0.5
+        assert int((cosine * weight).sum(1).argmax()) == prompt.place
+    other = Plan(rows=999, strategy="two-stage", lr=1.0)
+    assert all(plan.up_to(stage) == other.up_to(stage) for stage in (match, repeat, nearest))
+    assert len({plan.up_to(stage) for stage in plan.stages()}) == 4
+    assert plan.up_to(nearest) != Plan(seed=1).up_to(nearest)
 
 
 def test_one_batch_can_be_learnt_by_heart(items, study):

@@ -1,0 +1,193 @@
+"""The runs behind notebook 04: their plans, what each answered case by case, and the trained models that ship.
+
+    python -m recnb.llara_study --only curriculum text-only --workers 2
+
+trains what the store lacks and writes outcomes, curves and weights into the package's folder ``trained``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from recnb import data, datasets, metrics
+from recnb.data import Cases
+from recnb.llara import Llara
+from recnb.llara_training import CANDIDATES, WINDOW, Plan, Study, fresh, trained
+from recnb.store import plain
+from recnb.training import Progress
+
+SHIPPED = Path(__file__).parent / "trained"
+_BASE = Plan()
+_NO_WARM: dict[str, Any] = dict(match_rows=0, repeat_rows=0, nearest_rows=0)
+
+
+def _model(**changes: Any) -> Any:
+    return replace(_BASE.model, **changes)
+
+
+def plans(rows: int = 256, text_extra: int = 1000) -> dict[str, Plan]:
+    """Every run of the ablation, by name.
+
+    Args:
+        rows: prompts in the last stage of each.
+        text_extra: further prompts for runs without warm start, about what its tokens would have paid for.
+    """
+    base = replace(_BASE, rows=rows)
+    plain_rows: dict[str, Any] = dict(rows=rows + text_extra, **_NO_WARM)
+    return {
+        "curriculum": base,
+        "direct": replace(base, strategy="direct"),
+        "two-stage": replace(base, strategy="two-stage"),
+        "reversed": replace(base, strategy="reversed"),
+        "resetting": replace(base, strategy="resetting"),
+        "text-only": replace(base, strategy="text", **plain_rows),
+        "ID-only": replace(base, strategy="direct", model=_model(kind="id")),
+        "numerical index": replace(base, strategy="direct", model=_model(kind="index", listwise=0.0), **plain_rows),
+        "shuffled vectors": replace(base, shuffled=True),
+        "GRU4Rec": replace(base, backbone="GRU4Rec"),
+        "Caser": replace(base, backbone="Caser"),
+        "slot after title": replace(base, model=_model(slot_first=False)),
+        "random projector": replace(base, model=_model(isometric=False)),
+        "as published": replace(base, model=_model(slot_first=False, isometric=False, listwise=0.0), **plain_rows),
+    }
+
+
+def load_study(dataset: str = "ml-100k", tie_seed: int | None = 0) -> Study:
+    """The paper's split of a dataset: by user on ratings, or the publisher's own where there is one."""
+    log = datasets.load(dataset, tie_seed)
+    return Study(log, data.published(log) if "part" in log.events else data.user_windows(log))
+
+
+def questions(study: Study, part: str, each: int | None = None, draw: int = 0) -> tuple[Cases, np.ndarray]:
+    """Cases and their candidate table.
+
+    Args:
+        study: the data.
+        part: "valid" or "test" asks for each held-out user's last item, with the stored table; "prefixes" asks for
+            items at all places of the test users.
+        each: prefixes a user, at most.
+        draw: seed of the candidates; 0 is the stored table.
+    """
+    if part == "prefixes":
+        cases = study.prefixes("test", each)
+        return cases, data.draw_candidates(cases, study.dataset.n_items, CANDIDATES, draw)
+    cases = getattr(study.split, part)
+    table = data.candidates(study.dataset, study.split, part, CANDIDATES, draw)
+    return cases, table
+
+
+def ask(
+    study: Study,
+    model: Llara,
+    plan: Plan,
+    cases: Cases,
+    table: np.ndarray,
+    greedy: bool = True,
+    likelihood: bool = True,
+) -> pd.DataFrame:
+    """What a model answers, case by case.
+
+    Returns:
+        one row a case: ``user``, ``target``, ``answer`` (generated line), ``exact`` and ``published`` (candidate that
+        it names by either rule, -1 for none), ``place`` (of the target), ``likely`` (candidate of highest
+        likelihood). Columns that were not asked for are absent.
+    """
+    builder = study.builder(model.lm.tokenizer, plan.model.slot_first)
+    kind = plan.model.kind
+    rows = zip(cases.history, table, cases.target, strict=True)
+    prompts = [builder.build(kind, h[-WINDOW:], c, int(t), i % 3) for i, (h, c, t) in enumerate(rows)]
+    found: dict[str, Any] = {"user": cases.user, "target": cases.target, "place": [p.place for p in prompts]}
+    if greedy:
+        found["answer"] = model.answer(prompts, builder.end[0], plan.blank)
+        for rule in ("exact", "published"):
+            found[rule] = [
+                metrics.chosen(said, [builder.spoken(int(item), kind) for item in p.candidates], rule == "exact")
+                for said, p in zip(found["answer"], prompts, strict=True)
+            ]
+    if likelihood:
+        found["likely"] = model.likelihoods(prompts, plan.blank).argmax(1)
+    return pd.DataFrame(found)
+
+
+def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
+    """Train one plan, ask it the test users' questions, and write what came out."""
+    torch.set_num_threads(threads)
+    study = load_study(dataset)
+    began = time.monotonic()
+
+    def report(now: Progress) -> None:
+        print(f"{name} seed {plan.seed}: {now.epoch}/{now.epochs} loss {now.loss:.3f} {now.seconds:.0f} s", flush=True)
+
+    model, curve = trained(study, plan, report)
+    seconds = time.monotonic() - began
+    answers = [ask(study, model, plan, *questions(study, "test"), likelihood=False).assign(asked="test")]
+    if each:
+        cases, table = questions(study, "prefixes", each)
+        answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked="prefixes"))
+    folder = SHIPPED / dataset / f"{name.replace(' ', '-')}.{plan.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(answers, ignore_index=True).to_parquet(folder / "answers.parquet")
+    curve.to_parquet(folder / "curve.parquet")
+    tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
+    about = {"name": name, "plan": plain(plan), "each": each, "seconds": round(seconds), **tokens}
+    about["command"] = "python -m recnb.llara_study " + " ".join(sys.argv[1:])
+    (folder / "run.json").write_text(json.dumps(about, indent=1))
+    save_file(dict(model.weights()), folder / "model.safetensors")
+    print(name, plan.seed, "done in", round(time.monotonic() - began), "s", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what was asked for, several at a time."""
+    known = plans()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=list(known), choices=list(known), metavar="NAME")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--each", type=int, default=2, help="prefixes of each test user")
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--label", default="", help="added to the names")
+    given = parser.parse_args(arguments)
+    jobs = [(name, replace(plans(given.rows)[name], seed=seed)) for seed in given.seeds for name in given.only]
+    threads = max(1, (os.cpu_count() or 1) // given.workers)
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        runs = [pool.submit(run, name + given.label, plan, given.each, given.dataset, threads) for name, plan in jobs]
+        for job in runs:
+            job.result()
+
+
+def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
+    """A trained model that came with the package.
+
+    Raises:
+        FileNotFoundError: when there is none of that name, with the names there are.
+    """
+    folder = SHIPPED / study.dataset.name / f"{name.replace(' ', '-')}.{seed}"
+    if not (folder / "model.safetensors").exists():
+        there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
+        raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
+    told = json.loads((folder / "run.json").read_text())["plan"]
+    plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
+    model = fresh(study, plan)
+    model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    return model.eval(), plan
+
+
+if __name__ == "__main__":
+    main()
