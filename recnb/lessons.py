@@ -106,7 +106,8 @@ class ProgressLine:
             return
         self.shown = time.monotonic()
         text = f"{self.label} · epoch {now.epoch} of at most {now.epochs} · {now.seconds:.0f} s"
-        text += f" · loss {now.loss:.3f} · validation {now.score:.4f} (best {now.best:.4f})"
+        text += f" · loss {now.loss:.3f}"
+        text += f" · validation {now.score:.4f} (best {now.best:.4f})" if np.isfinite(now.best) else ""
         text += f" · at most {now.eta:.0f} s more" if now.epoch < now.epochs else ""
         bar = f"<progress max={now.epochs} value={now.epoch}></progress> {html.escape(text)}"
         data = {"text/html": bar, "text/plain": text}

@@ -47,7 +47,7 @@ def test_code_and_notebooks_are_clean(command):
 def test_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
     assert max(lines.values()) <= 350, max(lines, key=lines.get)
-    assert sum(lines.values()) <= 3500
+    assert sum(lines.values()) <= 6000  # eleven notebooks; five stand
 
 
 def test_no_machine_paths_or_hosts_are_committed():
@@ -69,6 +69,8 @@ def notebook_rows():
             "Which film next, and does a network know it better than a counter?",
             "SASRec, GRU4Rec, Caser, NextItNet",
         ),
+        "03_adapter": ("How can a language model read what a recommender knows of a film?", "LLaRA"),
+        "04_curriculum_training": ("Does a language model that reads behaviour recommend better?", "LLaRA"),
     }
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         made = json.loads(path.read_text())["metadata"]["recnb"]
