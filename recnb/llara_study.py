@@ -136,19 +136,20 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
 
     model, curve = trained(study, plan, report)
     seconds = time.monotonic() - began
+    folder = SHIPPED / dataset / f"{name.replace(' ', '-')}.{plan.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(model.weights()), folder / "model.safetensors")
+    model = _restore(model, folder)  # what ships is what is asked
     answers = [ask(study, model, plan, *questions(study, "test"), likelihood=False).assign(asked="test")]
     if each:
         cases, table = questions(study, "prefixes", each)
         answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked="prefixes"))
-    folder = SHIPPED / dataset / f"{name.replace(' ', '-')}.{plan.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     pd.concat(answers, ignore_index=True).to_parquet(folder / "answers.parquet")
     curve.to_parquet(folder / "curve.parquet")
     tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
     about = {"name": name, "plan": plain(plan), "each": each, "seconds": round(seconds), **tokens}
     about["command"] = "python -m recnb.llara_study " + " ".join(sys.argv[1:])
     (folder / "run.json").write_text(json.dumps(about, indent=1))
-    save_file(dict(model.weights()), folder / "model.safetensors")
     print(name, plan.seed, "done in", round(time.monotonic() - began), "s", flush=True)
 
 
@@ -184,9 +185,13 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
         raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
     told = json.loads((folder / "run.json").read_text())["plan"]
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
-    model = fresh(study, plan)
+    return _restore(fresh(study, plan), folder), plan
+
+
+def _restore(model: Llara, folder: Path) -> Llara:
+    """Put a folder's stored weights, which are rounded to 16 bits, into a model."""
     model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
-    return model.eval(), plan
+    return model.eval()
 
 
 if __name__ == "__main__":
