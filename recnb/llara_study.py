@@ -25,10 +25,10 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from recnb import data, datasets, metrics
+from recnb import data, datasets, llm, metrics
 from recnb.data import Cases
 from recnb.llara import Llara
-from recnb.llara_training import CANDIDATES, WINDOW, Plan, Study, fresh, trained
+from recnb.llara_training import CANDIDATES, WINDOW, Plan, Study, trained
 from recnb.store import plain
 from recnb.training import Progress
 
@@ -140,7 +140,7 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(model.weights()), folder / "model.safetensors")
     model = _restore(model, folder)  # what ships is what is asked
-    answers = [ask(study, model, plan, *questions(study, "test"), likelihood=False).assign(asked="test")]
+    answers = [ask(study, model, plan, *questions(study, "test")).assign(asked="test")]
     if each:
         cases, table = questions(study, "prefixes", each)
         answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked="prefixes"))
@@ -185,12 +185,16 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
         raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
     told = json.loads((folder / "run.json").read_text())["plan"]
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
-    return _restore(fresh(study, plan), folder), plan
+    return _restore(Llara(llm.load(plan.lm), _weights(folder)["items"], plan.model), folder), plan
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A folder's stored weights, which are rounded to 16 bits, in float32."""
+    return {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
 
 
 def _restore(model: Llara, folder: Path) -> Llara:
-    """Put a folder's stored weights, which are rounded to 16 bits, into a model."""
-    model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    model.load_state_dict(_weights(folder))
     return model.eval()
 
 

@@ -54,6 +54,52 @@ class Sequential:
     users: int | None = None
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """Notebook 03.
+
+    Attributes:
+        users: training users of the recommender (None: all).
+        asked: test people whom the untuned language model is asked about.
+        rows: training rows learnt by heart, one micro-batch.
+        epochs: optimizer steps on that micro-batch.
+    """
+
+    users: int | None = None
+    asked: int = 12
+    rows: int = 4
+    epochs: int = 10
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Notebook 04.
+
+    Attributes:
+        rows: prompts of the run that is trained live.
+        match_rows: slot-only prompts of its first warm start.
+        repeat_rows: prompts of its second, which name a film of the history.
+        nearest_rows: prompts of its third, which name the nearest candidate.
+        asked: test people whom a trained model is asked about live.
+        untuned: test people whom the untuned language model is asked about.
+        users: training users of the recommenders (None: all).
+        draws: candidate tables drawn to see how much the draw alone moves HitRatio@1.
+        limit: prefixes that the live run is asked when no stored run stands in for it.
+        shipped: trained models to load, as far as there are; the first is asked live.
+    """
+
+    rows: int = 64
+    match_rows: int = 768
+    repeat_rows: int = 96
+    nearest_rows: int = 96
+    asked: int = 95
+    untuned: int = 32
+    users: int | None = None
+    draws: int = 20
+    limit: int = 60
+    shipped: tuple[str, ...] = ("curriculum", "text-only")
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -65,6 +111,29 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "smoke": Sequential(seeds=(0, 1), epochs=1, workers=1, users=60),
         "laptop": Sequential(),
         "paper": Sequential(seeds=(0, 1, 2, 3, 4), epochs=20, workers=1),
+    },
+    "03_adapter": {
+        "smoke": Adapter(users=40, asked=2, rows=2, epochs=2),
+        "laptop": Adapter(),
+        "paper": Adapter(asked=95, rows=8, epochs=20),
+    },
+    "04_curriculum_training": {
+        "smoke": Curriculum(
+            rows=2,
+            match_rows=8,
+            repeat_rows=2,
+            nearest_rows=2,
+            asked=4,
+            untuned=2,
+            users=40,
+            draws=5,
+            limit=4,
+            shipped=("curriculum",),
+        ),
+        "laptop": Curriculum(),
+        "paper": Curriculum(
+            rows=330_635, match_rows=3200, repeat_rows=512, nearest_rows=768, untuned=95, draws=100, limit=1000
+        ),
     },
 }
 
