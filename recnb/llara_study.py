@@ -135,7 +135,7 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
         print(f"{name} seed {plan.seed}: {now.epoch}/{now.epochs} loss {now.loss:.3f} {now.seconds:.0f} s", flush=True)
 
     model, curve = trained(study, plan, report)
-    seconds = time.monotonic() - began
+    seconds = float(curve.groupby("stage")["seconds"].max().sum())
     folder = SHIPPED / dataset / f"{name.replace(' ', '-')}.{plan.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(model.weights()), folder / "model.safetensors")
