@@ -58,7 +58,7 @@ def outcomes(study: Study) -> pd.DataFrame:
     for folder, told in _told(study):
         frame = pd.read_parquet(folder / "answers.parquet")
         test = frame[frame["asked"] == "test"]
-        if np.array_equal(test["target"], cases.target) and np.array_equal(test["place"], place):
+        if np.array_equal(test["place"], place):
             frames.append(frame.assign(name=told["name"], seed=told["plan"]["seed"], each=told["each"]))
         else:
             other += 1

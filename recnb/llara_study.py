@@ -144,7 +144,9 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
     if each:
         cases, table = questions(study, "prefixes", each)
         answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked="prefixes"))
-    pd.concat(answers, ignore_index=True).to_parquet(folder / "answers.parquet")
+    # Not the data themselves, which may not be handed on: who was asked is drawn again from them.
+    told = pd.concat(answers, ignore_index=True).drop(columns=["user", "target"])
+    told.to_parquet(folder / "answers.parquet")
     curve.to_parquet(folder / "curve.parquet")
     tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
     about = {"name": name, "plan": plain(plan), "each": each, "seconds": round(seconds), **tokens}
