@@ -95,7 +95,7 @@ class Slope(nn.Module):
         return ((self.slope * x - 3 * x) ** 2).mean()
 
 
-def draw(rng):
+def draw(epoch, rng):
     return [{"x": torch.from_numpy(rng.normal(size=8)).float()} for _ in range(20)]
 
 
@@ -110,8 +110,29 @@ def test_the_best_weights_are_kept_and_patience_stops():
 
 
 def test_learning_rate_warms_up():
-    done = [fit(m := Slope(), lambda rng: draw(rng)[:1], TrainConfig(1, 0.1, warmup=w)) and m for w in (0, 10)]
+    done = [
+        fit(m := Slope(), lambda epoch, rng: draw(epoch, rng)[:1], TrainConfig(1, 0.1, warmup=w)) and m for w in (0, 10)
+    ]
     assert abs(float(done[0].slope)) == pytest.approx(10 * abs(float(done[1].slope)), rel=1e-3)
+
+
+def test_accumulated_batches_step_as_one_large_batch():
+    def doubled(epoch, rng):
+        small = draw(epoch, rng)
+        return [{"x": torch.cat([a["x"], b["x"]])} for a, b in zip(small[::2], small[1::2], strict=True)]
+
+    fit(two := Slope(), draw, TrainConfig(2, 0.1, accumulate=2))
+    fit(one := Slope(), doubled, TrainConfig(2, 0.1))
+    assert float(two.slope) == pytest.approx(float(one.slope), rel=1e-5)
+    fit(rest := Slope(), draw, TrainConfig(1, 0.01, accumulate=8))  # 8, 8 and the last 4: three steps
+    assert float(rest.slope) == pytest.approx(0.03, rel=0.05)
+
+
+def test_the_cosine_ends_at_its_floor():
+    fit(low := Slope(), draw, TrainConfig(2, 0.1, decay=True))
+    fit(high := Slope(), draw, TrainConfig(2, 0.1, decay=True, floor=1.0))
+    fit(flat := Slope(), draw, TrainConfig(2, 0.1))
+    assert float(high.slope) == float(flat.slope) != float(low.slope)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():

@@ -67,7 +67,7 @@ def our_run(model: str, split: data.Split, seed: int) -> tuple[list[tuple[float,
 
     training.fit(
         network,
-        lambda rng: recommenders.sequence_batches(split, recipe, rng),
+        lambda epoch, rng: recommenders.sequence_batches(split, recipe, rng),
         replace(recipe.train, eval_every=1),
         evaluate,
     )
