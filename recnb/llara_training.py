@@ -83,9 +83,9 @@ class Plan:
             return self
         near = self.nearest_rows if stage.name == "nearest" else 0
         repeat = 0 if stage.name == "match" else self.repeat_rows
-        return replace(
-            self, strategy="direct", rows=0, lr=0.0, micro=0, accumulate=0, repeat_rows=repeat, nearest_rows=near
-        )
+        same: dict[str, Any] = dict(strategy="direct", rows=0, lr=0.0, micro=0, accumulate=0)
+        kind = replace(self.model, kind="hybrid")  # it matters to the last stage only
+        return replace(self, **same, repeat_rows=repeat, nearest_rows=near, model=kind)
 
 
 @dataclass(frozen=True)
