@@ -10,9 +10,8 @@ warm start on prompts with certain answers (`recnb.llara_training.Plan`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -219,6 +218,6 @@ class Llara(nn.Module):
             found[order[start : start + batch]] = scores.cpu().numpy()
         return found
 
-    def weights(self) -> Mapping[str, Any]:
+    def weights(self) -> dict[str, Tensor]:
         """What ships: LoRA, projector, readout and vectors in 16 bits, half the size."""
         return {name: value.to(torch.bfloat16) for name, value in self.state_dict().items()}

@@ -14,8 +14,8 @@ import torch
 from recnb import llara_study, metrics
 from recnb.data import Cases
 from recnb.llara import Llara
-from recnb.llara_study import ask, plans, questions, shipped
-from recnb.llara_training import WINDOW, Plan, Study
+from recnb.llara_study import ask, folder_of, plans, questions, shipped, written
+from recnb.llara_training import WINDOW, Nearness, Plan, Study
 from recnb.metrics import Interval
 
 
@@ -40,7 +40,7 @@ def made(study: Study) -> pd.DataFrame:
 
 def curve(study: Study, name: str, seed: int = 0) -> pd.DataFrame:
     """Loss curve of a run: ``epoch``, ``loss``, ``seconds``, ``stage``; empty when there is none."""
-    path = llara_study.SHIPPED / study.dataset.name / f"{name.replace(' ', '-')}.{seed}" / "curve.parquet"
+    path = folder_of(study, name, seed) / "curve.parquet"
     return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["epoch", "loss", "seconds", "stage"])
 
 
@@ -134,16 +134,12 @@ def load(study: Study, wanted: Sequence[str], besides: str = "") -> dict[str, tu
 def slot_choice(study: Study, model: Llara, plan: Plan, cases: Cases, table: np.ndarray, batch: int = 8) -> np.ndarray:
     """The candidate whose slot scores highest (n,), in the very prompts of `llara_study.ask`."""
     model.eval()
-    builder = study.builder(model.lm.tokenizer, plan.model.slot_first)
-    rows = enumerate(zip(cases.history, table, cases.target, strict=True))
-    prompts = [builder.build(plan.model.kind, h[-WINDOW:], c, int(t), i % 3) for i, (h, c, t) in rows]
+    _, prompts = written(study, model, plan, cases, table)
     parts = [prompts[start : start + batch] for start in range(0, len(prompts), batch)]
     return np.concatenate([model.match(part).argmax(1).cpu().numpy() for part in parts])
 
 
 def nearest(items: torch.Tensor, cases: Cases) -> np.ndarray:
-    """Scores (n, n_items) of the warm start's own rule, `llara_training.Rows.nearest`, as a control."""
-    centred = (items - items.mean(0)).detach().cpu()
-    unit = (centred / centred.norm(dim=1, keepdim=True)).numpy()
-    recent = [history[-WINDOW:] for history in cases.history]
-    return np.stack([unit @ (unit[past].T @ (1 / np.sqrt(np.arange(len(past), 0, -1)))) for past in recent])
+    """Scores (n, n_items) of the warm start's own rule, as a control."""
+    nearness = Nearness(items)
+    return np.stack([nearness(history[-WINDOW:]) for history in cases.history])

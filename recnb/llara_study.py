@@ -29,6 +29,7 @@ from recnb import data, datasets, llm, metrics
 from recnb.data import Cases
 from recnb.llara import Llara
 from recnb.llara_training import CANDIDATES, WINDOW, Plan, Study, trained
+from recnb.prompts import TEMPLATES, Prompt, PromptBuilder
 from recnb.store import plain
 from recnb.training import Progress
 
@@ -92,6 +93,16 @@ def questions(study: Study, part: str, each: int | None = None, draw: int = 0) -
     return cases, table
 
 
+def written(
+    study: Study, model: Llara, plan: Plan, cases: Cases, table: np.ndarray
+) -> tuple[PromptBuilder, list[Prompt]]:
+    """The prompts that a model is asked, one a case, the phrasings in turn; and what wrote them."""
+    builder = study.builder(model.lm.tokenizer, plan.model.slot_first)
+    rows = enumerate(zip(cases.history, table, cases.target, strict=True))
+    kind, phrasings = plan.model.kind, len(TEMPLATES)
+    return builder, [builder.build(kind, h[-WINDOW:], c, int(t), i % phrasings) for i, (h, c, t) in rows]
+
+
 def ask(
     study: Study,
     model: Llara,
@@ -108,10 +119,8 @@ def ask(
         it names by either rule, -1 for none), ``place`` (of the target), ``likely`` (candidate of highest
         likelihood). Columns that were not asked for are absent.
     """
-    builder = study.builder(model.lm.tokenizer, plan.model.slot_first)
+    builder, prompts = written(study, model, plan, cases, table)
     kind = plan.model.kind
-    rows = zip(cases.history, table, cases.target, strict=True)
-    prompts = [builder.build(kind, h[-WINDOW:], c, int(t), i % 3) for i, (h, c, t) in enumerate(rows)]
     found: dict[str, Any] = {"user": cases.user, "target": cases.target, "place": [p.place for p in prompts]}
     if greedy:
         found["answer"] = model.answer(prompts, builder.end[0], plan.blank)
@@ -125,6 +134,11 @@ def ask(
     return pd.DataFrame(found)
 
 
+def folder_of(study: Study, name: str, seed: int) -> Path:
+    """Where a run's outcomes, curve and weights are kept."""
+    return SHIPPED / study.dataset.name / f"{name.replace(' ', '-')}.{seed}"
+
+
 def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
     """Train one plan, ask it the test users' questions, and write what came out."""
     torch.set_num_threads(threads)
@@ -136,10 +150,10 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
 
     model, curve = trained(study, plan, report)
     seconds = float(curve.groupby("stage")["seconds"].max().sum())
-    folder = SHIPPED / dataset / f"{name.replace(' ', '-')}.{plan.seed}"
+    folder = folder_of(study, name, plan.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(model.weights()), folder / "model.safetensors")
-    model = _restore(model, folder)  # what ships is what is asked
+    save_file(model.weights(), folder / "model.safetensors")
+    model.load_state_dict(_weights(folder))  # what ships is what is asked
     answers = [ask(study, model, plan, *questions(study, "test")).assign(asked="test")]
     if each:
         cases, table = questions(study, "prefixes", each)
@@ -181,23 +195,21 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    folder = SHIPPED / study.dataset.name / f"{name.replace(' ', '-')}.{seed}"
+    folder = folder_of(study, name, seed)
     if not (folder / "model.safetensors").exists():
         there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
         raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
     told = json.loads((folder / "run.json").read_text())["plan"]
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
-    return _restore(Llara(llm.load(plan.lm), _weights(folder)["items"], plan.model), folder), plan
+    weights = _weights(folder)
+    model = Llara(llm.load(plan.lm), weights["items"], plan.model)
+    model.load_state_dict(weights)
+    return model.eval(), plan
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     """A folder's stored weights, which are rounded to 16 bits, in float32."""
     return {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
-
-
-def _restore(model: Llara, folder: Path) -> Llara:
-    model.load_state_dict(_weights(folder))
-    return model.eval()
 
 
 if __name__ == "__main__":

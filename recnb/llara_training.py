@@ -1,4 +1,4 @@
-"""Trains LLaRA and its variants: the plan of a run, its micro-batches, the store, and what ships trained."""
+"""Trains LLaRA and its variants: the plan of a run, its micro-batches, and the store."""
 
 from __future__ import annotations
 
@@ -151,6 +151,22 @@ def fresh(study: Study, plan: Plan) -> Llara:
     return Llara(llm.load(plan.lm), items, plan.model)
 
 
+class Nearness:
+    """The rule of the "nearest" warm start: how near every item's vector is to those of a history.
+
+    Args:
+        items: item vectors (n_items, d).
+    """
+
+    def __init__(self, items: Tensor) -> None:
+        centred = (items - items.mean(0)).detach().cpu()
+        self.unit = (centred / centred.norm(dim=1, keepdim=True)).numpy()
+
+    def __call__(self, history: np.ndarray) -> np.ndarray:
+        """Sum over the a-th latest item of cosine / sqrt(a), between centred vectors: (n_items,)."""
+        return self.unit @ (self.unit[history].T @ (1 / np.sqrt(np.arange(len(history), 0, -1))))
+
+
 class Rows:
     """Deals a stage's training rows into rounds of micro-batches; round and seed decide them alone.
 
@@ -164,8 +180,7 @@ class Rows:
 
     def __init__(self, study: Study, builder: PromptBuilder, plan: Plan, stage: Stage, items: Tensor) -> None:
         self.study, self.builder, self.plan, self.stage = study, builder, plan, stage
-        centred = items - items.mean(0)
-        self.unit = (centred / centred.norm(dim=1, keepdim=True)).cpu().numpy()
+        self.nearness = Nearness(items)
         self.total = -(-stage.rows // stage.micro)
         self.rounds = -(-self.total // ROUND)
         count = len(study.train)
@@ -182,7 +197,7 @@ class Rows:
         offered = data.draw_candidates(cases, self.study.dataset.n_items, count, int(rng.integers(2**31)))
         if self.stage.name == "nearest":
             pairs = zip(cases.history, offered, strict=True)
-            cases = replace(cases, target=np.array([self.nearest(*pair) for pair in pairs]))
+            cases = replace(cases, target=np.array([some[np.argmax(self.nearness(h)[some])] for h, some in pairs]))
         rows = list(zip(cases.history, offered, cases.target.tolist(), strict=True))
         rows.sort(key=lambda row: sum(len(self.builder.name(int(item), "text")) for item in (*row[0], *row[1])))
         groups = [rows[at : at + self.stage.micro] for at in range(0, len(rows), self.stage.micro)]
@@ -191,11 +206,6 @@ class Rows:
             prompts = [self._write(history, some, target, template) for history, some, target in groups[place]]
             share = hybrid_share(self.plan.strategy, step / self.total) if self.stage.name == "prompts" else 1.0
             yield {"prompts": prompts, "blank": bool(rng.random() >= share)}
-
-    def nearest(self, history: np.ndarray, offered: np.ndarray) -> int:
-        """The candidate of highest sum over the a-th latest item of cosine / sqrt(a), between centred item vectors."""
-        weight = 1 / np.sqrt(np.arange(len(history), 0, -1))
-        return int(offered[np.argmax(self.unit[offered] @ (self.unit[history].T @ weight))])
 
     def _write(self, history: np.ndarray, offered: np.ndarray, target: int, template: int) -> Prompt:
         if self.stage.name == "match":
@@ -214,8 +224,7 @@ class Matching(nn.Module):
 
     def forward(self, prompts: list[Prompt], blank: bool = False) -> Tensor:
         """Listwise loss of slot-only prompts, through the first blocks alone."""
-        place = torch.tensor([prompt.place for prompt in prompts], device=self.model.items.device)
-        return nn.functional.cross_entropy(self.model.match(prompts), place)
+        return self.model.listwise_loss(prompts, self.model.match(prompts))
 
 
 def trained(
