@@ -68,7 +68,7 @@ def outcomes(study: Study) -> pd.DataFrame:
         raise FileNotFoundError(f"{why} on {study.dataset.name}: the notebook goes on with the run that it trains")
     whole = pd.concat(frames, ignore_index=True)
     most = whole.loc[whole["asked"] == "prefixes", "each"].mode()[:1]
-    return whole[(whole["asked"] == "test") | whole["each"].isin(most)].reset_index(drop=True)
+    return whole[(whole["asked"] != "prefixes") | whole["each"].isin(most)].reset_index(drop=True)
 
 
 def own(study: Study, model: Llara, plan: Plan, test: pd.DataFrame, each: int, limit: int | None) -> pd.DataFrame:

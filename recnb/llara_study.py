@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def plans(rows: int = 256, text_extra: int = 1000) -> dict[str, Plan]:
         "shuffled vectors": replace(base, shuffled=True),
         "GRU4Rec": replace(base, backbone="GRU4Rec"),
         "Caser": replace(base, backbone="Caser"),
+        "higher rate": replace(base, lr=2.5 * base.lr),
         "slot after title": replace(base, model=_model(slot_first=False)),
         "random projector": replace(base, model=_model(isometric=False)),
         "as published": replace(base, model=_model(slot_first=False, isometric=False, listwise=0.0), **plain_rows),
@@ -139,7 +140,28 @@ def folder_of(study: Study, name: str, seed: int) -> Path:
     return SHIPPED / study.dataset.name / f"{name.replace(' ', '-')}.{seed}"
 
 
-def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked besides the test users' own questions, by likelihood alone.
+
+    Attributes:
+        each: prefixes of each test user.
+        draws: further draws of the test questions' candidates.
+        wide: prefixes of each test user in a larger set, for runs that stand alone.
+    """
+
+    each: int = 2
+    draws: int = 0
+    wide: int = 0
+
+    def sets(self, study: Study) -> dict[str, tuple[Cases, np.ndarray]]:
+        """Cases and candidates of each set that is not empty: "prefixes", "wide", "draw 1", "draw 2", ..."""
+        found = {f"draw {draw}": questions(study, "test", draw=draw) for draw in range(1, self.draws + 1)}
+        sizes = {"prefixes": self.each, "wide": self.wide}
+        return {name: questions(study, "prefixes", size) for name, size in sizes.items() if size} | found
+
+
+def run(name: str, plan: Plan, asked: Asked, dataset: str, threads: int) -> None:
     """Train one plan, ask it the test users' questions, and write what came out."""
     torch.set_num_threads(threads)
     study = load_study(dataset)
@@ -155,15 +177,14 @@ def run(name: str, plan: Plan, each: int, dataset: str, threads: int) -> None:
     save_file(model.weights(), folder / "model.safetensors")
     model.load_state_dict(_weights(folder))  # what ships is what is asked
     answers = [ask(study, model, plan, *questions(study, "test")).assign(asked="test")]
-    if each:
-        cases, table = questions(study, "prefixes", each)
-        answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked="prefixes"))
+    for what, (cases, table) in asked.sets(study).items():
+        answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked=what))
     # Not the data themselves, which may not be handed on: who was asked is drawn again from them.
     told = pd.concat(answers, ignore_index=True).drop(columns=["user", "target"])
     told.to_parquet(folder / "answers.parquet")
     curve.to_parquet(folder / "curve.parquet")
     tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
-    about = {"name": name, "plan": plain(plan), "each": each, "seconds": round(seconds), **tokens}
+    about = {"name": name, "plan": plain(plan), **vars(asked), "seconds": round(seconds), **tokens}
     about["command"] = "python -m recnb.llara_study " + " ".join(sys.argv[1:])
     (folder / "run.json").write_text(json.dumps(about, indent=1))
     print(name, plan.seed, "done in", round(time.monotonic() - began), "s", flush=True)
@@ -177,14 +198,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--each", type=int, default=2, help="prefixes of each test user")
+    parser.add_argument("--draws", type=int, default=0, help="further draws of the test users' candidates")
+    parser.add_argument("--wide", type=int, default=0, help="prefixes of each test user in a second, larger set")
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--label", default="", help="added to the names")
+    parser.add_argument("--name", help="keep the one run of --only under this name")
     given = parser.parse_args(arguments)
+    if given.name and len(given.only) != 1:
+        parser.error(f"--name {given.name!r} is for one run; --only names {len(given.only)}")
     jobs = [(name, replace(plans(given.rows)[name], seed=seed)) for seed in given.seeds for name in given.only]
+    asked = Asked(given.each, given.draws, given.wide)
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        runs = [pool.submit(run, name + given.label, plan, given.each, given.dataset, threads) for name, plan in jobs]
+        runs = [pool.submit(run, given.name or name, plan, asked, given.dataset, threads) for name, plan in jobs]
         for job in runs:
             job.result()
 
@@ -196,7 +222,7 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
     folder = folder_of(study, name, seed)
-    if not (folder / "model.safetensors").exists():
+    if not (folder / "run.json").exists() or not (folder / "model.safetensors").exists():
         there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
         raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
     told = json.loads((folder / "run.json").read_text())["plan"]

@@ -1,12 +1,14 @@
 """LLaRA's acceptance checks: the protocol's counts, slots, gradients, the curriculum, and that it can learn at all."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from recnb import data, floors, llara, llm, metrics, training
+from recnb import data, floors, llara, llm, metrics, store, training
 from recnb.llara import Llara, LlaraConfig, Projector, hybrid_share
-from recnb.llara_training import Plan, Rows, Study
+from recnb.llara_training import Plan, Rows, Study, trained
 from recnb.prompts import KINDS, TEMPLATES
 
 
@@ -254,3 +256,23 @@ def test_one_batch_can_be_learnt_by_heart(items, study):
     answers = model.answer(prompts, builder.end[0])
     assert answers == [builder.spoken(int(p.candidates[p.place]), "hybrid") for p in prompts]
     assert (model.likelihoods(prompts).argmax(1) == [p.place for p in prompts]).all()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(study):
+    """Ctrl-C after the first of two rounds; the rerun starts from the checkpoint and ends where a whole run ends."""
+    plan = Plan(rows=16, micro=1, match_rows=0, repeat_rows=0, nearest_rows=0)
+    seen = []
+
+    def stop(now):
+        seen.append(now.epoch)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(study, plan, stop)
+    resumed, curve = trained(study, plan, stop)
+    assert seen == [1, 2, 2] and curve["epoch"].tolist() == [1, 2]
+    shutil.rmtree(store.home() / "store" / "llara")
+    whole, _ = trained(study, plan)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
