@@ -45,7 +45,7 @@ def curve(study: Study, name: str, seed: int = 0) -> pd.DataFrame:
 
 
 def outcomes(study: Study) -> pd.DataFrame:
-    """What every stored run answered, case by case: ``name``, ``seed``, ``each``, ``asked``, columns of `ask`.
+    """What every stored run answered, case by case: ``name``, ``seed``, ``asked`` and its sizes, columns of `ask`.
 
     Prefixes count only where a run was asked the set that most runs were asked (``each`` a user).
 
@@ -59,7 +59,8 @@ def outcomes(study: Study) -> pd.DataFrame:
         frame = pd.read_parquet(folder / "answers.parquet")
         test = frame[frame["asked"] == "test"]
         if np.array_equal(test["place"], place):
-            frames.append(frame.assign(name=told["name"], seed=told["plan"]["seed"], each=told["each"]))
+            sizes = {name: told.get(name, 0) for name in ("each", "wide")}
+            frames.append(frame.assign(name=told["name"], seed=told["plan"]["seed"], **sizes))
         else:
             other += 1
     models = any((folder / "model.safetensors").exists() for folder, _ in _told(study))
