@@ -97,7 +97,7 @@ class Curriculum:
     users: int | None = None
     draws: int = 20
     limit: int = 60
-    shipped: tuple[str, ...] = ("curriculum", "text-only")
+    shipped: tuple[str, ...] = ("long", "text-only")
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -128,7 +128,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             users=40,
             draws=5,
             limit=4,
-            shipped=("curriculum",),
+            shipped=("long",),
         ),
         "laptop": Curriculum(),
         "paper": Curriculum(

@@ -44,11 +44,11 @@ def test_a_shipped_model_answers_as_stored(study, folder):
 
 
 def test_an_absent_model_is_named_with_those_there_are(study):
-    with pytest.raises(FileNotFoundError, match="no trained model nonsense.0; there are: .*curriculum.0"):
+    with pytest.raises(FileNotFoundError, match="no trained model nonsense.0; there are: .*long.0"):
         llara_study.shipped(study, "nonsense")
 
 
 def test_stored_outcomes_are_read_as_one_table(study):
     frame = llara_results.outcomes(study)
     assert {"curriculum", "text-only"} <= set(frame["name"])
-    assert set(frame["asked"]) <= {"test", "prefixes"}
+    assert set(frame["asked"]) <= {"test", "prefixes", "wide", *(f"draw {draw}" for draw in range(1, 21))}
