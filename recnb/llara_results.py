@@ -54,8 +54,8 @@ def outcomes(study: Study) -> pd.DataFrame:
     """
     cases, table = questions(study, "test")
     place = (table == cases.target[:, None]).argmax(1)
-    frames, other = [], 0
-    for folder, told in _told(study):
+    runs, frames, other = _told(study), [], 0
+    for folder, told in runs:
         frame = pd.read_parquet(folder / "answers.parquet")
         test = frame[frame["asked"] == "test"]
         if np.array_equal(test["place"], place):
@@ -63,7 +63,7 @@ def outcomes(study: Study) -> pd.DataFrame:
             frames.append(frame.assign(name=told["name"], seed=told["plan"]["seed"], **sizes))
         else:
             other += 1
-    models = any((folder / "model.safetensors").exists() for folder, _ in _told(study))
+    models = any((folder / "model.safetensors").exists() for folder, _ in runs)
     if not frames or not models:
         why = f"{other} stored runs answered other questions (another tie_seed?)" if other else "no stored run"
         raise FileNotFoundError(f"{why} on {study.dataset.name}: the notebook goes on with the run that it trains")

@@ -42,14 +42,15 @@ def _model(**changes: Any) -> Any:
     return replace(_BASE.model, **changes)
 
 
-def plans(rows: int = 256, text_extra: int = 1000) -> dict[str, Plan]:
+def plans(rows: int = 256, nearest: int = _BASE.nearest_rows, text_extra: int = 1000) -> dict[str, Plan]:
     """Every run of the ablation, by name.
 
     Args:
         rows: prompts in the last stage of each.
+        nearest: prompts in the last warm start of those that have one.
         text_extra: further prompts for runs without warm start, about what its tokens would have paid for.
     """
-    base = replace(_BASE, rows=rows)
+    base = replace(_BASE, rows=rows, nearest_rows=nearest)
     plain_rows: dict[str, Any] = dict(rows=rows + text_extra, **_NO_WARM)
     return {
         "curriculum": base,
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=list(known), choices=list(known), metavar="NAME")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--nearest", type=int, help="prompts of the last warm start, where there is one")
+    parser.add_argument("--nearest", type=int, default=_BASE.nearest_rows, help="prompts of the last warm start")
     parser.add_argument("--each", type=int, default=2, help="prefixes of each test user")
     parser.add_argument("--draws", type=int, default=0, help="further draws of the test users' candidates")
     parser.add_argument("--wide", type=int, default=0, help="prefixes of each test user in a second, larger set")
@@ -207,10 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.name and len(given.only) != 1:
         parser.error(f"--name {given.name!r} is for one run; --only names {len(given.only)}")
-    chosen = {name: plans(given.rows)[name] for name in given.only}
-    if given.nearest:
-        chosen = {name: replace(plan, nearest_rows=given.nearest) for name, plan in chosen.items() if plan.nearest_rows}
-    jobs = [(name, replace(plan, seed=seed)) for seed in given.seeds for name, plan in chosen.items()]
+    sized = plans(given.rows, given.nearest)
+    jobs = [(name, replace(sized[name], seed=seed)) for seed in given.seeds for name in given.only]
     asked = Asked(given.each, given.draws, given.wide)
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

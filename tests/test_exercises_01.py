@@ -1,4 +1,4 @@
-"""Notebook 01's exercises: solutions pass, stubs are not attempted, wrong answers are named."""
+"""Notebook 01's exercises: their stubs and wrong answers, and what else must hold of them."""
 
 import numpy as np
 
