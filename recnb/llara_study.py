@@ -226,7 +226,8 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
     """
     folder = folder_of(study, name, seed)
     if not (folder / "run.json").exists() or not (folder / "model.safetensors").exists():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
+        kept = folder.parent.glob("*/model.safetensors")
+        there = sorted(path.parent.name for path in kept if (path.parent / "run.json").exists())
         raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
     told = json.loads((folder / "run.json").read_text())["plan"]
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
