@@ -172,6 +172,39 @@ def held_out_users(dataset: Dataset, seed: int = 0, min_history: int = 5) -> Spl
     )
 
 
+def user_prefixes(dataset: Dataset) -> Split:
+    """The split of DreamRec: sequences in order of their first event, cut 8:1:1; every position is a case.
+
+    A held-out user's first item is a case too, with an empty history. On MovieLens-100K: 754 training users, 7,392
+    validation and 9,500 test cases.
+    """
+    sequences, times = dataset.sequences(), dataset.sequences("timestamp")
+    order = np.argsort([stamps[0] for stamps in times], kind="stable")
+    train, valid, test = np.split(order, [int(part * len(order)) for part in (0.8, 0.9)])
+    return Split(
+        "user-prefixes",
+        dataset.n_items,
+        [sequences[user] for user in train],
+        [times[user] for user in train],
+        prefixes([sequences[user] for user in valid], valid, 0),
+        prefixes([sequences[user] for user in test], test, 0),
+    )
+
+
+def started(split: Split) -> Split:
+    """The split with a start token, id ``n_items``, before every sequence and history: none is empty any more."""
+    token = split.n_items
+
+    def begun(sequences: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.concatenate([[token], items]) for items in sequences]
+
+    def of(cases: Cases) -> Cases:
+        return Cases(cases.user, begun(cases.history), cases.target)
+
+    times = [np.concatenate([[-np.inf], stamps]) for stamps in split.times]
+    return Split(split.name + ", started", token + 1, begun(split.train), times, of(split.valid), of(split.test))
+
+
 def random_events(dataset: Dataset, seed: int = 0) -> Split:
     """The faulty split of notebook 01: one random event a user is the test, so training holds the future.
 
