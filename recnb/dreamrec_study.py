@@ -251,6 +251,17 @@ def stored(dataset: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
+def notes(dataset: str, tie_seed: int = 0, seed: int = 0) -> dict[str, Any]:
+    """What a stored run wrote down by method: epochs, collapse, and ``choices`` of sampling on validation cases."""
+    path = SHIPPED / dataset / f"dreamrec.{tie_seed}.{seed}" / "run.json"
+    return json.loads(path.read_text())["notes"] if path.exists() else {}
+
+
+def percent(got: Interval) -> Interval:
+    """The same interval in per cent."""
+    return replace(got, value=100 * got.value, low=100 * got.low, high=100 * got.high)
+
+
 def counted(split: Split) -> pd.DataFrame:
     """Measures of the counters on a split's test cases, as in `stored`."""
     kinds = groups(split)

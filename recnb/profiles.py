@@ -100,6 +100,25 @@ class Curriculum:
     shipped: tuple[str, ...] = ("long", "text-only")
 
 
+@dataclass(frozen=True)
+class Diffusion:
+    """Notebook 06.
+
+    Attributes:
+        epochs: passes of the published recipe over all prefixes.
+        sequence_epochs: passes of the recommender that lends its vectors.
+        dream_epochs: passes of the strong track's denoiser.
+        users: training users (None: all).
+        every: the sampling curves ask every so-manieth test case.
+    """
+
+    epochs: int = 20
+    sequence_epochs: int = 14
+    dream_epochs: int = 6
+    users: int | None = None
+    every: int = 5
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -134,6 +153,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "paper": Curriculum(
             rows=330_635, match_rows=3200, repeat_rows=512, nearest_rows=768, untuned=95, draws=100, limit=1000
         ),
+    },
+    "06_diffusion_generation": {
+        "smoke": Diffusion(epochs=1, sequence_epochs=1, dream_epochs=1, users=40, every=100),
+        "laptop": Diffusion(),
+        "paper": Diffusion(epochs=1000, every=1),
     },
 }
 
