@@ -31,7 +31,7 @@ from recnb.dreamrec_training import STRONG, Plan, score, score_as_published, see
 from recnb.metrics import Interval
 from recnb.store import plain
 
-SHIPPED = Path(__file__).parent / "trained"
+SHIPPED = Path(__file__).parent / "trained" / "dreamrec"
 CUTS = (10, 20, 50)
 MEASURES = tuple(f"{name}@{cut}" for name in ("HR", "NDCG") for cut in CUTS)
 BACKBONES = ("SASRec", "GRU4Rec", "Caser")
@@ -205,6 +205,11 @@ class Sitting:
             yield name, score(model, test, plan.how), test
 
 
+def folder_of(dataset: str, tie_seed: int, seed: int) -> Path:
+    """Where a run's measures and notes are kept."""
+    return SHIPPED / dataset / f"ties-{tie_seed}.seed-{seed}"
+
+
 def run(dataset: str, tie_seed: int, seed: int, threads: int) -> None:
     """Train and ask everything for one order of ties and one seed, and write what came out."""
     torch.set_num_threads(threads)
@@ -217,7 +222,7 @@ def run(dataset: str, tie_seed: int, seed: int, threads: int) -> None:
         said = frames[-1].sum(numeric_only=True) / frames[-1]["cases"].sum()
         seconds = time.monotonic() - began
         print(f"ties {tie_seed} seed {seed} {name}: HR@20 {said['HR@20']:.4f}, {seconds:.0f} s", flush=True)
-    folder = SHIPPED / log.name / f"dreamrec.{tie_seed}.{seed}"
+    folder = folder_of(log.name, tie_seed, seed)
     folder.mkdir(parents=True, exist_ok=True)
     pd.concat(frames, ignore_index=True).to_parquet(folder / "measures.parquet")
     tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
@@ -244,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def stored(dataset: str) -> pd.DataFrame:
     """Measures of every stored run: `measured` with ``method``, ``tie_seed`` and ``seed``; empty when there is none."""
     frames = []
-    for folder in sorted((SHIPPED / dataset).glob("dreamrec.*")):
+    for folder in sorted((SHIPPED / dataset).glob("ties-*")):
         about = json.loads((folder / "run.json").read_text())
         frame = pd.read_parquet(folder / "measures.parquet")
         frames.append(frame.assign(tie_seed=about["tie_seed"], seed=about["seed"]))
@@ -253,7 +258,7 @@ def stored(dataset: str) -> pd.DataFrame:
 
 def notes(dataset: str, tie_seed: int = 0, seed: int = 0) -> dict[str, Any]:
     """What a stored run wrote down by method: epochs, collapse, and ``choices`` of sampling on validation cases."""
-    path = SHIPPED / dataset / f"dreamrec.{tie_seed}.{seed}" / "run.json"
+    path = folder_of(dataset, tie_seed, seed) / "run.json"
     return json.loads(path.read_text())["notes"] if path.exists() else {}
 
 

@@ -148,7 +148,7 @@ def main() -> None:
     for line in lines:
         print(*line, sep=" · ", flush=True)
     path = ROOT / "figures" / "benchmarks.csv"
-    old = pd.read_csv(path)
+    old = pd.read_csv(path, dtype=str)
     new = pd.DataFrame(lines, columns=COLUMNS)
     pd.concat([old[~old["task"].str.startswith(f"{name}:")], new]).to_csv(path, index=False)
 
