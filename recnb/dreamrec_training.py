@@ -161,8 +161,8 @@ class Trained:
 
     Attributes:
         model: the weights of its best validation epoch.
-        last: NDCG@20 on validation after the last epoch is in ``curve``; see `training.Fit`.
-        info: best epoch, its score, seconds.
+        curve: see `training.Fit`.
+        info: best epoch, its NDCG@20 on validation, seconds.
     """
 
     model: Model
