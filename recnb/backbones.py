@@ -116,12 +116,16 @@ class Backbone(nn.Module):
         """
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
+        states, target = self.steps(sequence, skip)
+        return LOSSES[loss](states, self.output_embeddings, self.bias, target)
+
+    def steps(self, sequence: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The state before every counted item (M, d), and those items (M,), of sequences as for `forward`."""
         target = sequence[:, 1:]
         real = target != self.n_items
         if skip is not None:
             real &= torch.arange(target.shape[1], device=target.device) >= skip[:, None]
-        states = self.states(sequence[:, :-1])[real]
-        return LOSSES[loss](states, self.output_embeddings, self.bias, target[real])
+        return self.states(sequence[:, :-1])[real], target[real]
 
 
 class SASRec(Backbone):

@@ -159,17 +159,8 @@ def held_out_users(dataset: Dataset, seed: int = 0, min_history: int = 5) -> Spl
 
     The precise split: about 10,000 predictions in MovieLens-100K where leave-one-out has 943.
     """
-    sequences, times = dataset.sequences(), dataset.sequences("timestamp")
-    users = np.random.default_rng(seed).permutation(len(sequences))
-    train, valid, test = np.split(users, [int(0.8 * len(users)), int(0.9 * len(users))])
-    return Split(
-        "held-out-users",
-        dataset.n_items,
-        [sequences[user] for user in train],
-        [times[user] for user in train],
-        prefixes([sequences[user] for user in valid], valid, min_history),
-        prefixes([sequences[user] for user in test], test, min_history),
-    )
+    users = np.random.default_rng(seed).permutation(dataset.n_users)
+    return _by_user(dataset, "held-out-users", users, min_history)
 
 
 def user_prefixes(dataset: Dataset) -> Split:
@@ -178,16 +169,21 @@ def user_prefixes(dataset: Dataset) -> Split:
     A held-out user's first item is a case too, with an empty history. On MovieLens-100K: 754 training users, 7,392
     validation and 9,500 test cases.
     """
+    first = [stamps[0] for stamps in dataset.sequences("timestamp")]
+    return _by_user(dataset, "user-prefixes", np.argsort(first, kind="stable"), 0)
+
+
+def _by_user(dataset: Dataset, name: str, users: np.ndarray, min_history: int) -> Split:
+    """Users cut 8:1:1 in this order; every position of a held-out user after ``min_history`` items is a case."""
     sequences, times = dataset.sequences(), dataset.sequences("timestamp")
-    order = np.argsort([stamps[0] for stamps in times], kind="stable")
-    train, valid, test = np.split(order, [int(part * len(order)) for part in (0.8, 0.9)])
+    train, valid, test = np.split(users, [int(0.8 * len(users)), int(0.9 * len(users))])
     return Split(
-        "user-prefixes",
+        name,
         dataset.n_items,
         [sequences[user] for user in train],
         [times[user] for user in train],
-        prefixes([sequences[user] for user in valid], valid, 0),
-        prefixes([sequences[user] for user in test], test, 0),
+        prefixes([sequences[user] for user in valid], valid, min_history),
+        prefixes([sequences[user] for user in test], test, min_history),
     )
 
 

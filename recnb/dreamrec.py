@@ -144,10 +144,7 @@ class Sequences(nn.Module):
 
     def conditions(self, sequence: Tensor, skip: Tensor, loss: str = "") -> tuple[Tensor, Tensor]:
         """States before every counted item (M, d), and those items (M,); a batch of `recommenders`."""
-        target = sequence[:, 1:]
-        real = target != self.pad
-        real &= torch.arange(target.shape[1], device=target.device) >= skip[:, None]
-        return self.backbone.states(sequence[:, :-1])[real], target[real]
+        return self.backbone.steps(sequence, skip)
 
 
 class DreamRec(nn.Module):

@@ -45,7 +45,7 @@ class Recipe:
 
     Attributes:
         faithful: the published plan with the published hyper-parameters of the data set, or YooChoose's.
-        backbone: changes to the recipes of the recommenders: dropout, learning rate and epochs.
+        dropout, lr, epochs: what the recipes of the recommenders have here; None keeps their own learning rate.
     """
 
     faithful: Plan
@@ -171,8 +171,8 @@ class Sitting:
         for name in ("strong", "strong, affine", *spaces):
             model, plan = self.get(name)
             found = tuned(model, self.split, plan, CHOICES)
+            best: Sampling = found["how"][0]
             self.notes[name] |= {"choices": [{**vars(row.pop("how")), **row} for row in found.to_dict("records")]}
-            best = CHOICES[[vars(how) for how in CHOICES].index(vars(found["how"][0]))]
             asked = view(self.split, plan).test
             yield name, score(model, asked, best), test
             if name == "strong":

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from recnb import backbones, data, diffusion, dreamrec, metrics, recommenders, training
 from recnb.data import Cases, Dataset, Split
 from recnb.dreamrec import DreamConfig, DreamRec, Guidance, Sampling, Sequences
-from recnb.recommenders import Recipe
+from recnb.recommenders import Recipe, Report
 from recnb.store import Store
-from recnb.training import Progress, TrainConfig
+from recnb.training import TrainConfig
 
 CODE = (diffusion, dreamrec, backbones, data, metrics, training, recommenders, sys.modules[__name__])
 WINDOW = 10
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,10 @@ def fresh(dataset: Dataset, split: Split, plan: Plan, report: Report = lambda _:
         return DreamRec(Sequences(backbone), plan.model)
     training.seed_all(plan.train.seed)
     guidance = Guidance(split.n_items)
-    if not plan.classify:
-        nn.init.normal_(guidance.items.weight)  # N(0, 1), as published
-    often = torch.from_numpy(split.popularity())
-    return Encoder(guidance) if plan.classify else DreamRec(guidance, plan.model, often)
+    if plan.classify:
+        return Encoder(guidance)
+    nn.init.normal_(guidance.items.weight)  # N(0, 1), as published
+    return DreamRec(guidance, plan.model, torch.from_numpy(split.popularity()))
 
 
 def batches(split: Split, plan: Plan) -> training.Batches:
