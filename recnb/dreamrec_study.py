@@ -214,7 +214,7 @@ def run(dataset: str, tie_seed: int, seed: int, threads: int) -> None:
     """Train and ask everything for one order of ties and one seed, and write what came out."""
     torch.set_num_threads(threads)
     log, split = load_split(dataset, tie_seed)
-    sitting, kinds = Sitting(log, split, seed, everything=seed == tie_seed == 0), groups(split)
+    sitting, kinds = Sitting(log, split, seed, everything=tie_seed == 0), groups(split)
     frames, began = [], time.monotonic()
     for name, scores, cases in sitting.methods():
         frames.append(measured(scores, cases, kinds).assign(method=name))

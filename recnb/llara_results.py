@@ -15,8 +15,9 @@ from recnb import llara_study, metrics
 from recnb.data import Cases
 from recnb.llara import Llara
 from recnb.llara_study import ask, folder_of, plans, questions, shipped, written
-from recnb.llara_training import WINDOW, Nearness, Plan, Study
+from recnb.llara_training import Nearness, Plan
 from recnb.metrics import Interval
+from recnb.study import WINDOW, Study
 
 
 def _told(study: Study) -> list[tuple[Path, dict[str, Any]]]:

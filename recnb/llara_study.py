@@ -25,12 +25,14 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from recnb import data, datasets, llm, metrics
+from recnb import data, llm, metrics
 from recnb.data import Cases
 from recnb.llara import Llara
-from recnb.llara_training import CANDIDATES, WINDOW, Plan, Study, trained
+from recnb.llara_training import CANDIDATES, Plan, trained
 from recnb.prompts import TEMPLATES, Prompt, PromptBuilder
 from recnb.store import plain
+from recnb.study import WINDOW, Study
+from recnb.study import load as load_study
 from recnb.training import Progress
 
 SHIPPED = Path(__file__).parent / "trained"
@@ -69,12 +71,6 @@ def plans(rows: int = 256, nearest: int = _BASE.nearest_rows, text_extra: int = 
         "random projector": replace(base, model=_model(isometric=False)),
         "as published": replace(base, model=_model(slot_first=False, isometric=False, listwise=0.0), **plain_rows),
     }
-
-
-def load_study(dataset: str = "ml-100k", tie_seed: int | None = 0) -> Study:
-    """The paper's split of a dataset: by user on ratings, or the publisher's own where there is one."""
-    log = datasets.load(dataset, tie_seed)
-    return Study(log, data.published(log) if "part" in log.events else data.user_windows(log))
 
 
 def questions(study: Study, part: str, each: int | None = None, draw: int = 0) -> tuple[Cases, np.ndarray]:
