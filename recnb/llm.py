@@ -249,7 +249,6 @@ def answer_loss(lm: LanguageModel, hidden: Tensor, where: Tensor, answer: Tensor
     return F.cross_entropy(lm.logits(hidden.flatten(0, 1)[where]), answer)
 
 
-@torch.no_grad()
 def generate(lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 64, batch: int = 16) -> list[str]:
     """Continue prompts greedily until the end token; left-padded, so a row's answer does not depend on its batch.
 
@@ -260,19 +259,35 @@ def generate(lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 6
         limit: most new tokens.
         batch: prompts at once; rows of like length are put together.
     """
+    return [said[0] for said in _continue(lm, rows, end, limit, batch, num_beams=1)]
+
+
+def beams(
+    lm: LanguageModel, rows: Sequence[Tensor], end: int, count: int, limit: int = 24, batch: int = 8
+) -> list[list[str]]:
+    """The ``count`` likeliest continuations of each prompt by beam search, best first; otherwise as `generate`.
+
+    Likelihood is the sum over tokens, not their mean: long answers get no bonus.
+    """
+    return _continue(lm, rows, end, limit, batch, num_beams=count, num_return_sequences=count, length_penalty=0.0)
+
+
+@torch.no_grad()
+def _continue(
+    lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int, batch: int, **search: Any
+) -> list[list[str]]:
     lm.model.eval()
-    answers = [""] * len(rows)
+    answers: list[list[str]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-    options: dict[str, Any] = dict(
-        max_new_tokens=limit, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=end
-    )
+    options = dict(max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=end, **search)
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
         embeds, lengths = pad([rows[row] for row in some], left=True)
         mask = (torch.arange(embeds.shape[1], device=embeds.device) >= embeds.shape[1] - lengths[:, None]).long()
         tokens = lm.model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
-        for row, text in zip(some, lm.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-            answers[row] = text.strip().split("\n")[0].strip()
+        texts = lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        for place, text in enumerate(texts):
+            answers[some[place * len(some) // len(texts)]].append(text.strip().split("\n")[0].strip())
     return answers
 
 

@@ -119,6 +119,29 @@ class Diffusion:
     every: int = 5
 
 
+@dataclass(frozen=True)
+class Interpretation:
+    """Notebook 07.
+
+    Attributes:
+        users: training users (None: all).
+        each: moments of every test person.
+        passes: passes of the probes over the training rows.
+        word_rows: rows of the warm start of what is trained live.
+        rows: rows that it reads through the language model.
+        blurred: titles said again from blurred words.
+        oracles: oracles, and items of each kind, that are named.
+    """
+
+    users: int | None = None
+    each: int = 2
+    passes: int = 2
+    word_rows: int = 100_000
+    rows: int = 128
+    blurred: int = 64
+    oracles: int = 95
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -158,6 +181,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "smoke": Diffusion(epochs=1, sequence_epochs=1, dream_epochs=1, users=40, every=100),
         "laptop": Diffusion(),
         "paper": Diffusion(epochs=1000, every=1),
+    },
+    "07_latent_space_interpretation": {
+        "smoke": Interpretation(users=40, each=1, passes=1, word_rows=1000, rows=8, blurred=2, oracles=3),
+        "laptop": Interpretation(),
+        "paper": Interpretation(each=20, passes=4, word_rows=1_000_000, rows=66_127),
     },
 }
 

@@ -65,3 +65,8 @@ class Study:
     def builder(self, tokenizer: Any, slot_first: bool = True) -> PromptBuilder:
         """Prompts over this catalogue."""
         return PromptBuilder(tokenizer, self.dataset.items["title"].tolist(), self.dataset.name, slot_first)
+
+
+def first_users(study: Study, count: int | None) -> Study:
+    """The study with only its first ``count`` training users; None keeps all."""
+    return study if count is None else Study(study.dataset, data.first_users(study.split, count))
