@@ -30,8 +30,14 @@ TASKS = ("recovery", "residual", "item")
 READS = ("state", "difference", "one")
 SEPARATOR = ";"  # titles may hold commas
 
-# Phrasings for training, then others for the test; "|" is where slots go in. An echo shows by two examples, which are
-# no films of the catalogue, that what stands first is to be said again.
+# An echo shows by two examples, which are no films of the catalogue, that what stands first is to be said again. It is
+# no wording of a question that a test could vary: soft tokens are trained to be heard in it.
+ECHO = (
+    "Title: Avatar\nThe title again: Avatar\nTitle: The Hurt Locker\nThe title again: The Hurt Locker\n"
+    "Title:|\nThe title again:",
+)
+
+# Phrasings for training, then others for the test; "|" is where slots go in.
 PHRASES = {
     "recovery": (
         (
@@ -52,14 +58,7 @@ PHRASES = {
         ),
         ("The first list is |, the second list is |. The {item} in the second that the first lacks is:",),
     ),
-    "echo": (
-        (
-            "Title: Avatar\nThe title again: Avatar\nTitle: The Hurt Locker\nThe title again: The Hurt Locker\n"
-            "Title:|\nThe title again:",
-            "Movie: Avatar\nTitle: Avatar\nMovie: The Hurt Locker\nTitle: The Hurt Locker\nMovie:|\nTitle:",
-        ),
-        ("Film: Avatar\nIts name: Avatar\nFilm: The Hurt Locker\nIts name: The Hurt Locker\nFilm:|\nIts name:",),
-    ),
+    "echo": (ECHO, ECHO),
 }
 
 
@@ -300,7 +299,7 @@ class Interpreter(nn.Module):
 
     def spoken(self, questions: Sequence[Question], soft: Tensor, end: int, limit: int) -> list[str]:
         """Greedy answers to questions with soft tokens (B, m, S, H) in their slots."""
-        return llm.generate(self.lm, self.rows(questions, soft), end, limit, batch=32)
+        return llm.generate(self.lm, self.rows(questions, soft), end, limit, batch=64)
 
     @torch.no_grad()
     def likeliest(self, questions: Sequence[Question], states: Tensor, end: int, count: int = 10) -> list[list[str]]:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,7 +38,7 @@ from recnb.training import Progress, TrainConfig
 SHIPPED = Path(__file__).parent / "trained" / "interpreter"
 FUZZY = 0.8  # least likeness of a name and a title that counts as the same film, spelt a little differently
 _WIDE: dict[str, Any] = dict(tokens=6, hidden=1024)
-_WARM = Plan(word_rows=400_000, rows=1024, lr=2e-4)
+_WARM = Plan(word_rows=400_000, rows=1280, lr=2e-4)
 
 
 def _plan(task: str, reads: str = "state", base: Plan = _WARM, **model: Any) -> Plan:
@@ -115,7 +116,7 @@ def said(model: Interpreter, reader: Reader, written: list[Question], states: Te
     end, task = reader.book.end[0], reader.plan.model
     if task.reads == "one":
         return [f"{SEPARATOR} ".join(names) for names in model.likeliest(written, states, end, WINDOW)]
-    return model.aloud(written, states, end, 160 if task.task == "recovery" else 32)
+    return model.aloud(written, states, end, 110 if task.task == "recovery" else 24)
 
 
 def read(model: Interpreter, reader: Reader, questions: Asked) -> pd.DataFrame:
@@ -254,7 +255,7 @@ def run(name: str, source: str, seed: int, each: int, dataset: str, threads: int
         save_file(weights | whole, folder / "model.safetensors")
     about = {"name": name, "plan": plain(plan), "each": each, "threads": threads, "torch": torch.__version__}
     about |= {"python": platform.python_version(), "seconds": curve.groupby("stage")["seconds"].max().to_dict()}
-    about["command"] = "python -m recnb.interpreter_study " + " ".join(sys.argv[1:])
+    about["command"] = "python -m recnb.interpreter_study " + shlex.join(sys.argv[1:])
     (folder / "run.json").write_text(json.dumps(about, indent=1))
     print(frame.groupby("method")[["exact", "fuzzy", "size", "nats"]].mean().round(3), flush=True)
 
