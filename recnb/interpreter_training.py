@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -253,14 +254,20 @@ class Rows:
     def _words(self, states: Tensor, answers: list[np.ndarray], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         """Slots with an item each: a pooled history gets one of its items, drawn anew."""
         items = np.array([rng.choice(answer) for answer in answers])
-        seen = states[:, 1] - states[:, 0] if self.reader.plan.model.reads == "difference" else states[:, -1]
+        seen = states[:, 1] - states[:, 0] if self.reader.plan.model.task == "residual" else states[:, -1]
         for part in torch.from_numpy(rng.permutation(len(items))).split(self.batch):
             yield {"states": seen[part], "items": torch.from_numpy(items)[part]}
 
 
+@cache
+def frozen(name: str) -> llm.LanguageModel:
+    """The language model, loaded once for all adapters: none of them changes it."""
+    return llm.load(name)
+
+
 def fresh(study: Study, plan: Plan, report: Report = lambda _: None, blank: bool = False) -> tuple[Interpreter, Reader]:
     """An untrained adapter for a plan, and what writes its questions; ``blank`` as in `network`."""
-    lm = llm.load(plan.lm)
+    lm = frozen(plan.lm)
     book = Phrasebook(lm.tokenizer, study.dataset.items["title"].tolist(), study.dataset.name)
     cases = catalogue(study)[0] if plan.model.task == "item" else study.train
     reader = Reader(
