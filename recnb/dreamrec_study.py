@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recnb import data, datasets, dreamrec_training, floors, metrics, recommenders, training
+from recnb import data, datasets, dreamrec_training, floors, metrics, recommenders, runs, training
 from recnb.data import Cases, Dataset, Split
 from recnb.dreamrec import DreamConfig, DreamRec, Sampling, collapse
 from recnb.dreamrec_training import STRONG, Plan, score, score_as_published, seeded, trained, tuned, view
@@ -225,10 +220,8 @@ def run(dataset: str, tie_seed: int, seed: int, threads: int) -> None:
     folder = folder_of(log.name, tie_seed, seed)
     folder.mkdir(parents=True, exist_ok=True)
     pd.concat(frames, ignore_index=True).to_parquet(folder / "measures.parquet")
-    tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
-    command = "python -m recnb.dreamrec_study " + " ".join(sys.argv[1:])
-    about = {"tie_seed": tie_seed, "seed": seed, **tokens, "command": command, "notes": sitting.notes}
-    (folder / "run.json").write_text(json.dumps(about, indent=1))
+    about = {"tie_seed": tie_seed, "seed": seed, "notes": sitting.notes}
+    runs.describe(folder, "dreamrec_study", threads, about)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -239,11 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args(arguments)
-    threads = max(1, (os.cpu_count() or 1) // given.workers)
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = [(given.dataset, ties, seed, threads) for ties in given.ties for seed in given.seeds]
-        for job in [pool.submit(run, *job) for job in jobs]:
-            job.result()
+    jobs = [(given.dataset, ties, seed) for ties in given.ties for seed in given.seeds]
+    runs.side_by_side(run, jobs, given.workers)
 
 
 def stored(dataset: str) -> pd.DataFrame:

@@ -26,8 +26,7 @@ from recnb import llm
 from recnb.llm import LanguageModel
 from recnb.prompts import DOMAINS, Words
 
-TASKS = ("recovery", "residual", "item")
-READS = ("state", "difference", "one")
+READS = {"recovery": ("state", "one"), "residual": ("state", "difference"), "item": ("state",)}  # by task
 SEPARATOR = ";"  # titles may hold commas
 
 # An echo shows by two examples, which are no films of the catalogue, that what stands first is to be said again. It is
@@ -67,7 +66,7 @@ class InterpreterConfig:
     """What decides the model; the defaults are the paper's.
 
     Attributes:
-        task: one of `TASKS`.
+        task: one of `READS`.
         reads: what a slot reads. "state": a pooled state, as in the paper. "difference" (residual): the pooled
             difference of both states. "one" (recovery): a pooled state, of which one item is to be named; the most
             likely names make up the list.
@@ -82,11 +81,10 @@ class InterpreterConfig:
 
     def __post_init__(self) -> None:
         """Refuse an unknown task, or one that cannot be read so."""
-        fit = {"recovery": ("state", "one"), "residual": ("state", "difference"), "item": ("state",)}
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; allowed: {', '.join(TASKS)}")
-        if self.reads not in fit[self.task]:
-            raise ValueError(f"{self.task} cannot read {self.reads!r}; allowed: {', '.join(fit[self.task])}")
+        if self.task not in READS:
+            raise ValueError(f"unknown task {self.task!r}; allowed: {', '.join(READS)}")
+        if self.reads not in READS[self.task]:
+            raise ValueError(f"{self.task} cannot read {self.reads!r}; allowed: {', '.join(READS[self.task])}")
 
     @property
     def phrasing(self) -> str:

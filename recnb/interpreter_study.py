@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recnb import training
+from recnb import runs, training
 from recnb.data import Cases
 from recnb.interpreter import SEPARATOR, Interpreter, InterpreterConfig, Question, matched
 from recnb.interpreter_training import Plan, Reader, Rows, catalogue, drawn, fresh, trained
@@ -188,14 +182,14 @@ def controls(reader: Reader, questions: Asked, passes: int = 4) -> dict[str, lis
     answers = reader.answers(questions.cases, questions.removed)
     train = reader.cases
     removed = drawn(train, np.random.default_rng(1))
-    library, there = (_flat(reader, cases, places) for cases, places in ((train, removed), _pair(questions)))
+    seen = reader.shown(reader.states(questions.cases, questions.removed))
+    library, there = (F.normalize(some.mean(1), dim=1) for some in (reader.shown(reader.states(train, removed)), seen))
     known = reader.answers(train, removed)
     near = torch.cat([(part @ library.T).argmax(1) for part in there.split(256)]).numpy()
     counts = np.bincount(train.target, minlength=reader.n_items)
     often = np.argsort(-counts, kind="stable")
     with torch.enable_grad():
         linear = probe(reader, passes)
-    seen = _slots(reader, questions.cases, questions.removed)
     best = linear.rank(seen).argsort(1, descending=True).numpy()
     sizes = [len(items) for items in answers]
     return {
@@ -205,28 +199,13 @@ def controls(reader: Reader, questions: Asked, passes: int = 4) -> dict[str, lis
     }
 
 
-def _pair(questions: Asked) -> tuple[Cases, np.ndarray]:
-    return questions.cases, questions.removed
-
-
-def _slots(reader: Reader, cases: Cases, removed: np.ndarray) -> Tensor:
-    """What is to be read of each case, (n, L, d): the states, or their difference."""
-    states = reader.states(cases, removed)
-    return states[:, 1] - states[:, 0] if reader.plan.model.task == "residual" else states[:, 0]
-
-
-def _flat(reader: Reader, cases: Cases, removed: np.ndarray) -> Tensor:
-    """The same, averaged over places and of unit length, (n, d)."""
-    return F.normalize(_slots(reader, cases, removed).mean(1), dim=1)
-
-
 def folder_of(study: Study, name: str, source: str, seed: int) -> Path:
     """Where a run's adapter, answers and curve are kept."""
     label = f"{source} {name}".replace(",", "").replace(" ", "-")
     return SHIPPED / study.dataset.name / f"{label}.{seed}"
 
 
-def run(name: str, source: str, seed: int, each: int, dataset: str, threads: int, keep: bool) -> None:
+def run(name: str, source: str, seed: int, each: int, dataset: str, keep: bool, threads: int) -> None:
     """Train one plan, let it read the test people's states, and write what came out."""
     torch.set_num_threads(threads)
     study = load(dataset)
@@ -253,10 +232,9 @@ def run(name: str, source: str, seed: int, each: int, dataset: str, threads: int
     if keep:  # with the recommender: trained anew, it would have other states
         whole = {f"network.{key}": value.contiguous() for key, value in reader.network.state_dict().items()}
         save_file(weights | whole, folder / "model.safetensors")
-    about = {"name": name, "plan": plain(plan), "each": each, "threads": threads, "torch": torch.__version__}
-    about |= {"python": platform.python_version(), "seconds": curve.groupby("stage")["seconds"].max().to_dict()}
-    about["command"] = "python -m recnb.interpreter_study " + shlex.join(sys.argv[1:])
-    (folder / "run.json").write_text(json.dumps(about, indent=1))
+    seconds = curve.groupby("stage")["seconds"].max().to_dict()
+    about = {"name": name, "plan": plain(plan), "each": each, "seconds": seconds}
+    runs.describe(folder, "interpreter_study", threads, about)
     print(frame.groupby("method")[["exact", "fuzzy", "size", "nats"]].mean().round(3), flush=True)
 
 
@@ -271,12 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="keep the adapter's weights, to ship them")
     given = parser.parse_args(arguments)
-    threads = max(1, (os.cpu_count() or 1) // given.workers)
-    jobs = [(name, source, seed) for seed in given.seeds for source in given.source for name in given.only]
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        runs = [pool.submit(run, *job, given.each, given.dataset, threads, given.keep) for job in jobs]
-        for one in runs:
-            one.result()
+    rest = (given.each, given.dataset, given.keep)
+    jobs = [(name, source, seed, *rest) for seed in given.seeds for source in given.source for name in given.only]
+    runs.side_by_side(run, jobs, given.workers)
 
 
 def shipped(study: Study, name: str, source: str = "SASRec", seed: int = 0) -> tuple[Interpreter, Reader]:

@@ -18,15 +18,15 @@ from recnb import backbones, data, dreamrec_training, interpreter, llm, training
 from recnb.data import Cases
 from recnb.dreamrec import DreamRec, Sequences
 from recnb.interpreter import Interpreter, InterpreterConfig, Phrasebook, Question
+from recnb.recommenders import Report
 from recnb.store import Store
 from recnb.study import WINDOW, Study, backbone_recipe
-from recnb.training import Progress, TrainConfig
+from recnb.training import TrainConfig
 
 CODE = (interpreter, llm, training, data, sys.modules[__name__])
 ROUND = 8  # batches between two reports and checkpoints
 DREAMS = ("DreamRec", "DreamRec items")
 SAMPLE = 4096  # training rows behind the adapter's start
-Report = Callable[[Progress], None]
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -40,8 +40,7 @@ class Plan:
         rows: training rows that the language model reads; the paper has all 66,127, up to a hundred times.
         lr: peak learning rate; the paper's is .001.
         batch: rows a step, as in the paper.
-        word_rows: rows of a warm start without the language model: soft tokens move towards the mean embedding of
-            the answer's words. The paper has none (0).
+        word_rows: rows of a warm start without the language model (`Wording`). The paper has none (0).
         limit: answer tokens that training keeps; the published code's is 32, so that no list is ever learnt whole.
             0 keeps all.
         seed: of weights, rows, phrasings and removed items.
@@ -149,6 +148,10 @@ class Reader:
         less = [np.delete(history[-WINDOW:], place) for history, place in pairs]
         return torch.stack([self.encoded(less), full], 1)
 
+    def shown(self, states: Tensor) -> Tensor:
+        """What a warm start and a control read of questions' states (n, 1 or 2, L, d): the one, or their difference."""
+        return states[:, 1] - states[:, 0] if self.plan.model.task == "residual" else states[:, 0]
+
     def answers(self, cases: Cases, removed: np.ndarray) -> list[np.ndarray]:
         """Item ids of each right answer: the history, or the removed item."""
         if self.plan.model.task != "residual":
@@ -254,7 +257,7 @@ class Rows:
     def _words(self, states: Tensor, answers: list[np.ndarray], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         """Slots with an item each: a pooled history gets one of its items, drawn anew."""
         items = np.array([rng.choice(answer) for answer in answers])
-        seen = states[:, 1] - states[:, 0] if self.reader.plan.model.task == "residual" else states[:, -1]
+        seen = self.reader.shown(states)
         for part in torch.from_numpy(rng.permutation(len(items))).split(self.batch):
             yield {"states": seen[part], "items": torch.from_numpy(items)[part]}
 
@@ -291,7 +294,8 @@ def trained(study: Study, plan: Plan, report: Report = lambda _: None) -> tuple[
             continue
         same = plan if stage == "read" else replace(plan, rows=0, lr=0.0, limit=0, batch=0)
         config = {"plan": same, "stage": stage, "data": study.dataset.digest, "split": study.split.name}
-        folder = store.folder("interpreter", config | {"n": len(study.train)}, CODE)
+        config["n"] = len(study.train)
+        folder = store.folder("interpreter", config, CODE)
         batches = Rows(reader, stage)
         settings = TrainConfig(
             batches.rounds, plan.lr if stage == "read" else 1e-2, warmup=10, decay=True, floor=0.05, patience=0,
@@ -305,7 +309,7 @@ def trained(study: Study, plan: Plan, report: Report = lambda _: None) -> tuple[
             done = training.fit(what, batches, settings, None, folder.with_suffix(".checkpoint"), report)  # noqa: B023
             return {"model.safetensors": model.state_dict(), "curve.parquet": done.curve}
 
-        files = store.load_or_make("interpreter", config | {"n": len(study.train)}, make, CODE)
+        files = store.load_or_make("interpreter", config, make, CODE)
         model.load_state_dict(files["model.safetensors"])
         curves.append(files["curve.parquet"].drop(columns="score").assign(stage=stage))
     return model.eval(), reader, pd.concat(curves) if curves else pd.DataFrame()

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from recnb import data, llm, metrics
+from recnb import data, llm, metrics, runs
 from recnb.data import Cases
 from recnb.llara import Llara
 from recnb.llara_training import CANDIDATES, Plan, trained
@@ -180,10 +175,8 @@ def run(name: str, plan: Plan, asked: Asked, dataset: str, threads: int) -> None
     told = pd.concat(answers, ignore_index=True).drop(columns=["user", "target"])
     told.to_parquet(folder / "answers.parquet")
     curve.to_parquet(folder / "curve.parquet")
-    tokens = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
-    about = {"name": name, "plan": plain(plan), **vars(asked), "seconds": round(seconds), **tokens}
-    about["command"] = "python -m recnb.llara_study " + " ".join(sys.argv[1:])
-    (folder / "run.json").write_text(json.dumps(about, indent=1))
+    about = {"name": name, "plan": plain(plan), **vars(asked), "seconds": round(seconds)}
+    runs.describe(folder, "llara_study", threads, about)
     print(name, plan.seed, "done in", round(time.monotonic() - began), "s", flush=True)
 
 
@@ -207,11 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sized = plans(given.rows, given.nearest)
     jobs = [(name, replace(sized[name], seed=seed)) for seed in given.seeds for name in given.only]
     asked = Asked(given.each, given.draws, given.wide)
-    threads = max(1, (os.cpu_count() or 1) // given.workers)
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        runs = [pool.submit(run, given.name or name, plan, asked, given.dataset, threads) for name, plan in jobs]
-        for job in runs:
-            job.result()
+    runs.side_by_side(run, [(given.name or name, plan, asked, given.dataset) for name, plan in jobs], given.workers)
 
 
 def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:

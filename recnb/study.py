@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from recnb import data, datasets, recommenders
 from recnb.data import Cases, Dataset, Split
 from recnb.prompts import PromptBuilder
-from recnb.training import Progress
+from recnb.recommenders import Report
 
 WINDOW, MIN_HISTORY = 10, 3  # the papers'
 
@@ -58,7 +57,7 @@ class Study:
         rank = pd.Series(every.user[order]).groupby(every.user[order]).cumcount().to_numpy()
         return every.take(np.sort(order[rank < each]))
 
-    def backbone(self, name: str, report: Callable[[Progress], None] = lambda progress: None) -> recommenders.Trained:
+    def backbone(self, name: str, report: Report = lambda _: None) -> recommenders.Trained:
         """The frozen recommender, from the store or trained now."""
         return recommenders.trained(self.dataset, self.split, backbone_recipe(name), report)
 

@@ -1,0 +1,35 @@
+"""What the studies behind the notebooks share: runs side by side, and the file that says what made each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def side_by_side(run: Callable[..., None], jobs: Iterable[tuple[Any, ...]], workers: int) -> None:
+    """Call ``run(*job, threads)`` for every job, ``workers`` at a time, each in a new process with its share of cores.
+
+    Raises:
+        Exception: what the first failed run raised.
+    """
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for job in [pool.submit(run, *job, threads) for job in jobs]:
+            job.result()
+
+
+def describe(folder: Path, study: str, threads: int, about: dict[str, Any]) -> None:
+    """Write ``run.json``: what a run tells about itself, versions, threads, and the command that repeats it."""
+    told = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
+    told["command"] = f"python -m recnb.{study} {shlex.join(sys.argv[1:])}"
+    (folder / "run.json").write_text(json.dumps(about | told, indent=1))
