@@ -24,17 +24,17 @@ from torch import Tensor, nn
 
 from recnb import llm
 from recnb.llm import LanguageModel
+from recnb.prefix import Prefix
 from recnb.prompts import DOMAINS, Words
 
 READS = {"recovery": ("state", "one"), "residual": ("state", "difference"), "item": ("state",)}  # by task
 SEPARATOR = ";"  # titles may hold commas
 
-# An echo shows by two examples, which are no films of the catalogue, that what stands first is to be said again. It is
-# no wording of a question that a test could vary: soft tokens are trained to be heard in it.
-ECHO = (
-    "Title: Avatar\nThe title again: Avatar\nTitle: The Hurt Locker\nThe title again: The Hurt Locker\n"
-    "Title:|\nThe title again:",
-)
+# An echo shows by examples, which are no films of the catalogue, that what stands first is to be said again. Line ends
+# fill them up as they fill up soft tokens (`interpreter_training.words`); chosen on validation people. It is no wording
+# of a question that a test could vary: soft tokens are trained to be heard in it.
+EXAMPLES = ("Avatar", "The Hurt Locker", "Inception", "Up", "Slumdog Millionaire")
+ECHO = ("".join(f"Title: {name}\n\n\n\nThe title again: {name}\n" for name in EXAMPLES) + "Title:|\nThe title again:",)
 
 # Phrasings for training, then others for the test; "|" is where slots go in.
 PHRASES = {
@@ -236,6 +236,17 @@ class Interpreter(nn.Module):
         self.adapter = Adapter(places, dim, table.shape[1], config)
         self.adapter.begin(seen, float(table.float().norm(dim=1).mean()))
         self.to(table.device)
+        self._read: dict[tuple[int, ...], Prefix] = {}
+
+    def prefix(self, questions: Sequence[Question]) -> Prefix | None:
+        """What stands before the first slot, read once, when all questions have the same words; else None."""
+        first = questions[0].pieces
+        if any(question.pieces != first for question in questions):
+            return None
+        start = tuple(first[0])
+        if start not in self._read:
+            self._read[start] = Prefix(self.lm.body, self.lm.embeddings[torch.tensor(start)])
+        return self._read[start]
 
     def inputs(self, states: Tensor) -> Tensor:
         """What every slot reads, (B, m, L, d), of questions about n states (B, n, L, d); m is n, or 1."""
@@ -263,10 +274,11 @@ class Interpreter(nn.Module):
 
     def token_losses(self, questions: Sequence[Question], states: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of every answer token (M,), and the question that it belongs to (M,)."""
-        answers = [question.answer for question in questions]
+        answers, prefix = [question.answer for question in questions], self.prefix(questions)
         prompts = self.rows(questions, self.read(states), [answer[:-1] for answer in answers])
-        embeds, lengths = llm.pad(prompts)
-        hidden = self.lm.body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        embeds, lengths = llm.pad([row[prefix.length :] for row in prompts] if prefix else prompts)
+        read = prefix.kept(len(prompts)) if prefix else {"use_cache": False}
+        hidden = self.lm.body(inputs_embeds=embeds, **read).last_hidden_state
         owner = [row for row, answer in enumerate(answers) for _ in answer]
         where = [
             row * embeds.shape[1] + int(lengths[row]) - len(answer) + step
@@ -297,9 +309,10 @@ class Interpreter(nn.Module):
 
     def spoken(self, questions: Sequence[Question], soft: Tensor, end: int, limit: int) -> list[str]:
         """Greedy answers to questions with soft tokens (B, m, S, H) in their slots."""
-        return llm.generate(self.lm, self.rows(questions, soft), end, limit, batch=64)
+        return llm.generate(self.lm, self.rows(questions, soft), end, limit, 64, self.prefix(questions))
 
     @torch.no_grad()
     def likeliest(self, questions: Sequence[Question], states: Tensor, end: int, count: int = 10) -> list[list[str]]:
         """The ``count`` likeliest short answers to each question, by beam search, best first."""
-        return llm.beams(self.lm, self.rows(questions, self.read(states)), end, count)
+        rows = self.rows(questions, self.read(states))
+        return llm.beams(self.lm, rows, end, count, prefix=self.prefix(questions))

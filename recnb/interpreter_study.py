@@ -32,7 +32,7 @@ from recnb.training import Progress, TrainConfig
 SHIPPED = Path(__file__).parent / "trained" / "interpreter"
 FUZZY = 0.8  # least likeness of a name and a title that counts as the same film, spelt a little differently
 _WIDE: dict[str, Any] = dict(tokens=6, hidden=1024)
-_WARM = Plan(word_rows=400_000, rows=1280, lr=2e-4)
+_WARM = Plan(word_rows=1_000_000, rows=3072, lr=2e-4)
 
 
 def _plan(task: str, reads: str = "state", base: Plan = _WARM, **model: Any) -> Plan:

@@ -27,6 +27,7 @@ CODE = (interpreter, llm, training, data, sys.modules[__name__])
 ROUND = 8  # batches between two reports and checkpoints
 DREAMS = ("DreamRec", "DreamRec items")
 SAMPLE = 4096  # training rows behind the adapter's start
+ORACLES = 20_000  # of training people, whom an adapter for items learns from
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -36,7 +37,7 @@ class Plan:
 
     Attributes:
         source: whose states are read: a backbone, "untrained" and a backbone, "DreamRec" (its guidance), or, for the
-            task "item", "DreamRec items" (vectors of the space in which it generates).
+            task "item", "DreamRec items" (vectors of the space in which it generates, see `nameable`).
         rows: training rows that the language model reads; the paper has all 66,127, up to a hundred times.
         lr: peak learning rate; the paper's is .001.
         batch: rows a step, as in the paper.
@@ -89,14 +90,12 @@ def network(
     return backbones.build(n_items, backbone_recipe(name).model)
 
 
-def encode(network: nn.Module, source: str, ids: Tensor) -> Tensor:
-    """One state after every item of right-padded ids (B, T): (B, T, d); for "DreamRec items" the items' own vectors."""
+def encode(network: nn.Module, ids: Tensor) -> Tensor:
+    """One state after every item of right-padded ids (B, T): (B, T, d)."""
     if isinstance(network, backbones.Backbone):
         return network.states(ids)
     assert isinstance(network, DreamRec) and isinstance(network.guidance, Sequences)
     guidance = network.guidance
-    if source == "DreamRec items":
-        return network.table[ids.clamp(max=guidance.n_items - 1)]
     ids = torch.where(ids == guidance.n_items, guidance.pad, ids)
     return guidance.backbone.states(torch.cat([torch.full_like(ids[:, :1], guidance.n_items), ids], 1))[:, 1:]
 
@@ -127,6 +126,7 @@ class Reader:
         plan: the run.
         network: see `network`.
         book: writes the questions.
+        vectors: for the task "item" what the one id of a case's history stands for (m, d); its target is the name.
     """
 
     cases: Cases
@@ -134,13 +134,16 @@ class Reader:
     plan: Plan
     network: nn.Module
     book: Phrasebook
+    vectors: Tensor | None = None
 
     def encoded(self, histories: Sequence[np.ndarray]) -> Tensor:
         """The states after each of the last `WINDOW` items, see `states`: (n, L, d)."""
-        return states(lambda ids: encode(self.network, self.plan.source, ids), histories, self.n_items)
+        return states(lambda ids: encode(self.network, ids), histories, self.n_items)
 
     def states(self, cases: Cases, removed: np.ndarray) -> Tensor:
-        """(n, 1, L, d) for recovery; for residual (n, 2, L, d), without and with the item at place ``removed``."""
+        """(n, 1, L, d), L = 1 for items; residual: (n, 2, L, d), without and with the item at place ``removed``."""
+        if self.vectors is not None:
+            return self.vectors[np.concatenate(cases.history)][:, None, None]
         full = self.encoded(cases.history)
         if self.plan.model.task != "residual":
             return full[:, None]
@@ -154,7 +157,9 @@ class Reader:
 
     def answers(self, cases: Cases, removed: np.ndarray) -> list[np.ndarray]:
         """Item ids of each right answer: the history, or the removed item."""
-        if self.plan.model.task != "residual":
+        if self.plan.model.task == "item":
+            return [np.array([item]) for item in cases.target]
+        if self.plan.model.task == "recovery":
             return [history[-WINDOW:] for history in cases.history]
         return [history[-WINDOW:][[place]] for history, place in zip(cases.history, removed, strict=True)]
 
@@ -170,6 +175,29 @@ def catalogue(study: Study, held_out: float = 0.1) -> tuple[Cases, Cases]:
     parts = np.split(seen, [int((1 - held_out) * len(seen))])
     known, kept = (Cases(items, [np.array([item]) for item in items], items) for items in parts)
     return known, kept
+
+
+def oracles(network: nn.Module, cases: Cases) -> Tensor:
+    """What DreamRec generates for these histories in ten steps without noise, (n, d); see notebook 06."""
+    assert isinstance(network, DreamRec) and isinstance(network.guidance, Sequences)
+    begun = [np.append(network.guidance.n_items, history) for history in cases.history]
+    h = dreamrec_training.states(network, Cases(cases.user, begun, cases.target))
+    return network.oracle(h, dreamrec_training.STRONG.how, torch.Generator().manual_seed(0))
+
+
+def nameable(study: Study, network: nn.Module, count: int) -> tuple[Cases, Tensor]:
+    """What names are learnt by: items, and as many oracles of training people, called like the nearest of these items.
+
+    Returns:
+        cases whose one id points into the vectors, and whose target is the name; the vectors (m, d), all items first.
+    """
+    items, table = catalogue(study)[0].target, network.table.detach()  # type: ignore[union-attr, operator]
+    some = study.train.take(np.random.default_rng(1).permutation(len(study.train))[:count])
+    dreams = oracles(network, some)
+    nearest = torch.cat([torch.cdist(part, table[items]).argmin(1) for part in dreams.split(1024)]).numpy()
+    often = np.resize(items, max(len(items), count))
+    ids, names = np.append(often, len(table) + np.arange(len(dreams))), np.append(often, items[nearest])
+    return Cases(ids, list(ids[:, None]), names), torch.cat([table, dreams])
 
 
 def drawn(cases: Cases, rng: np.random.Generator) -> np.ndarray:
@@ -198,21 +226,25 @@ class Wording(nn.Module):
 
     def forward(self, states: Tensor, items: Tensor) -> Tensor:
         """Loss of what slots read (M, places, d) against their items (M,)."""
-        middle = self.words.mean(0)
-        soft, known = ((x - middle).flatten(1) for x in (self.model.adapter(states), self.words))
-        lengths, usual = (x.norm(dim=1, keepdim=True) for x in (soft, known))
-        cosine = (soft / lengths) @ (known / usual).T
+        middle, fast = self.words.mean(0), llm.precision(states.device.type)
+        with torch.autocast(states.device.type, fast, enabled=fast == torch.bfloat16):
+            soft, known = ((x - middle).flatten(1) for x in (self.model.adapter(states), self.words))
+            lengths, usual = (x.norm(dim=1, keepdim=True) for x in (soft, known))
+            cosine = ((soft / lengths) @ (known / usual).T).float()
         alike = cosine.gather(1, items[:, None]).mean()
         missed = F.cross_entropy(self.sharpness * cosine, items)
         return missed + self.sharpness * (1 - alike) + (lengths / usual.mean() - 1).square().mean()
 
 
 def words(book: Phrasebook, table: Tensor, tokens: int) -> Tensor:
-    """What soft tokens of every item would ideally be, (n_items, S, H): its title in S parts, each part's mean."""
+    """What soft tokens of every item would ideally be, (n_items, S, H): its title in S parts, each part's mean.
+
+    Line ends fill up what a short title leaves empty.
+    """
     rows = []
     for title in book.title:
         parts = np.array_split(np.array(title), tokens) if len(title) > tokens else [[token] for token in title]
-        parts = [*parts, *[book.separator] * (tokens - len(parts))]
+        parts = [*parts, *[book.end] * (tokens - len(parts))]
         rows.append(torch.stack([table[torch.as_tensor(np.asarray(part))].float().mean(0) for part in parts]))
     return torch.stack(rows)
 
@@ -272,10 +304,10 @@ def fresh(study: Study, plan: Plan, report: Report = lambda _: None, blank: bool
     """An untrained adapter for a plan, and what writes its questions; ``blank`` as in `network`."""
     lm = frozen(plan.lm)
     book = Phrasebook(lm.tokenizer, study.dataset.items["title"].tolist(), study.dataset.name)
-    cases = catalogue(study)[0] if plan.model.task == "item" else study.train
-    reader = Reader(
-        cases, study.split.n_items, plan, network(study, plan.source, plan.seed, report, blank).eval(), book
-    )
+    read, cases, vectors = network(study, plan.source, plan.seed, report, blank).eval(), study.train, None
+    if plan.model.task == "item":
+        cases, vectors = nameable(study, read, 1 if blank else ORACLES)
+    reader = Reader(cases, study.split.n_items, plan, read, book, vectors)
     rng = training.seed_all(plan.seed)
     some = cases.take(rng.permutation(len(cases))[:SAMPLE])
     return Interpreter(lm, reader.states(some, drawn(some, rng)), plan.model), reader

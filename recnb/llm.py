@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from recnb import assets
+from recnb.prefix import Prefix
 
 DEFAULT = "smollm2-135m-instruct"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,10 +54,7 @@ class LanguageModel:
         return self.model.get_input_embeddings().weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token scores (M, V) in float32 from final hidden states (M, H).
-
-        Two dimensions, not three: a batched product would copy the vocabulary's matrix for every row.
-        """
+        """Next-token scores (M, V) in float32 from final hidden states (M, H); two dimensions, see `load`."""
         return self.model.get_output_embeddings()(hidden).float()
 
 
@@ -90,6 +88,8 @@ def load(name: str = DEFAULT, dtype: torch.dtype | None = None) -> LanguageModel
             f"no language model {name!r}: give {DEFAULT!r}, a folder with a transformers model, or a hub name "
             f"that this machine can download ({str(error).splitlines()[0]})"
         ) from error
+    # of a slice (B, 1, H) a batched product is taken, which copies the vocabulary's matrix for every row
+    model.get_output_embeddings().register_forward_pre_hook(lambda head, given: (given[0].contiguous(),))
     model.requires_grad_(False)
     return LanguageModel(model.eval().to(device), tokenizer, name)
 
@@ -112,8 +112,8 @@ def grouped_attention(
     if attention_mask is None:
         attention_mask = torch.ones(steps, key.shape[2], dtype=torch.bool).tril(key.shape[2] - steps)
     if attention_mask.dtype == torch.bool:
-        hidden = torch.zeros((), dtype=query.dtype).masked_fill(~attention_mask, torch.finfo(query.dtype).min)
-        attention_mask = hidden
+        lowest = torch.finfo(query.dtype).min
+        attention_mask = torch.zeros((), dtype=query.dtype).masked_fill(~attention_mask, lowest)
     if attention_mask.dim() == 4:
         attention_mask = attention_mask[:, :, None]  # over the heads of a group
     packed = query.reshape(size, shared, -1, width) * width**-0.5
@@ -249,7 +249,9 @@ def answer_loss(lm: LanguageModel, hidden: Tensor, where: Tensor, answer: Tensor
     return F.cross_entropy(lm.logits(hidden.flatten(0, 1)[where]), answer)
 
 
-def generate(lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 64, batch: int = 16) -> list[str]:
+def generate(
+    lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 64, batch: int = 16, prefix: Prefix | None = None
+) -> list[str]:
     """Continue prompts greedily until the end token; left-padded, so a row's answer does not depend on its batch.
 
     Args:
@@ -258,23 +260,24 @@ def generate(lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int = 6
         end: token id that ends an answer.
         limit: most new tokens.
         batch: prompts at once; rows of like length are put together.
+        prefix: what all prompts begin with, when they are equally long.
     """
-    return [said[0] for said in _continue(lm, rows, end, limit, batch, num_beams=1)]
+    return [said[0] for said in _continue(lm, rows, end, limit, batch, prefix, num_beams=1)]
 
 
 def beams(
-    lm: LanguageModel, rows: Sequence[Tensor], end: int, count: int, limit: int = 24, batch: int = 8
+    lm: LanguageModel, rows: Sequence[Tensor], end: int, count: int, limit: int = 24, prefix: Prefix | None = None
 ) -> list[list[str]]:
     """The ``count`` likeliest continuations of each prompt by beam search, best first; otherwise as `generate`.
 
-    Likelihood is the sum over tokens, not their mean: long answers get no bonus.
+    Likelihood is a sum over tokens, not their mean: long answers get no bonus.
     """
-    return _continue(lm, rows, end, limit, batch, num_beams=count, num_return_sequences=count, length_penalty=0.0)
+    return _continue(lm, rows, end, limit, 8, prefix, num_beams=count, num_return_sequences=count, length_penalty=0.0)
 
 
 @torch.no_grad()
 def _continue(
-    lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int, batch: int, **search: Any
+    lm: LanguageModel, rows: Sequence[Tensor], end: int, limit: int, batch: int, prefix: Prefix | None, **search: Any
 ) -> list[list[str]]:
     lm.model.eval()
     answers: list[list[str]] = [[] for _ in rows]
@@ -284,7 +287,8 @@ def _continue(
         some = order[start : start + batch]
         embeds, lengths = pad([rows[row] for row in some], left=True)
         mask = (torch.arange(embeds.shape[1], device=embeds.device) >= embeds.shape[1] - lengths[:, None]).long()
-        tokens = lm.model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+        read = prefix.kept(len(some) * search["num_beams"]) if prefix else {}
+        tokens = lm.model.generate(inputs_embeds=embeds, attention_mask=mask, **options, **read)
         texts = lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for place, text in enumerate(texts):
             answers[some[place * len(some) // len(texts)]].append(text.strip().split("\n")[0].strip())

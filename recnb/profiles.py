@@ -134,12 +134,12 @@ class Interpretation:
     """
 
     users: int | None = None
-    each: int = 2
+    each: int = 1
     passes: int = 2
     word_rows: int = 100_000
-    rows: int = 128
-    blurred: int = 64
-    oracles: int = 95
+    rows: int = 256
+    blurred: int = 48
+    oracles: int = 64
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
