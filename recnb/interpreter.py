@@ -27,7 +27,7 @@ from recnb.llm import LanguageModel
 from recnb.prefix import Prefix
 from recnb.prompts import DOMAINS, Words
 
-READS = {"recovery": ("state", "one"), "residual": ("state", "difference"), "item": ("state",)}  # by task
+READS = {"recovery": ("state", "one", "step"), "residual": ("state", "difference"), "item": ("state",)}  # by task
 SEPARATOR = ";"  # titles may hold commas
 
 # An echo shows by examples, which are no films of the catalogue, that what stands first is to be said again. Line ends
@@ -69,7 +69,8 @@ class InterpreterConfig:
         task: one of `READS`.
         reads: what a slot reads. "state": a pooled state, as in the paper. "difference" (residual): the pooled
             difference of both states. "one" (recovery): a pooled state, of which one item is to be named; the most
-            likely names make up the list.
+            likely names make up the list. "step" (recovery): the state after one item, not pooled; that item is to be
+            named.
         tokens: soft tokens a slot.
         hidden: width of a hidden layer of the adapter; 0 is one linear layer.
     """

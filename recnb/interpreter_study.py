@@ -43,6 +43,7 @@ PLANS = {
     "recovery": _plan("recovery", base=Plan(rows=1024)),
     "recovery, cut at 32": _plan("recovery", base=Plan(rows=1024, limit=32)),
     "recovery, one at a time": _plan("recovery", "one", **_WIDE),
+    "recovery, step by step": _plan("recovery", "step", **_WIDE),
     "residual": _plan("residual", base=Plan(rows=2048)),
     "residual, difference, linear": _plan("residual", "difference", tokens=6),
     "residual, difference": _plan("residual", "difference", **_WIDE),
@@ -110,7 +111,7 @@ def said(model: Interpreter, reader: Reader, written: list[Question], states: Te
     end, task = reader.book.end[0], reader.plan.model
     if task.reads == "one":
         return [f"{SEPARATOR} ".join(names) for names in model.likeliest(written, states, end, WINDOW)]
-    return model.aloud(written, states, end, 110 if task.task == "recovery" else 24)
+    return model.aloud(written, states, end, 110 if task.phrasing == "recovery" else 24)
 
 
 def read(model: Interpreter, reader: Reader, questions: Asked) -> pd.DataFrame:

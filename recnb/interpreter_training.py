@@ -141,10 +141,13 @@ class Reader:
         return states(lambda ids: encode(self.network, ids), histories, self.n_items)
 
     def states(self, cases: Cases, removed: np.ndarray) -> Tensor:
-        """(n, 1, L, d), L = 1 for items; residual: (n, 2, L, d), without and with the item at place ``removed``."""
+        """(n, 1, L, d), for items and steps L = 1; residual: (n, 2, L, d), without the item at ``removed`` and with."""
         if self.vectors is not None:
             return self.vectors[np.concatenate(cases.history)][:, None, None]
         full = self.encoded(cases.history)
+        if self.plan.model.reads == "step":
+            missing = [max(WINDOW - len(history), 0) for history in cases.history]
+            return full[torch.arange(len(full)), torch.from_numpy(missing + removed)][:, None, None]
         if self.plan.model.task != "residual":
             return full[:, None]
         pairs = zip(cases.history, removed, strict=True)
@@ -156,10 +159,10 @@ class Reader:
         return states[:, 1] - states[:, 0] if self.plan.model.task == "residual" else states[:, 0]
 
     def answers(self, cases: Cases, removed: np.ndarray) -> list[np.ndarray]:
-        """Item ids of each right answer: the history, or the removed item."""
+        """Item ids of each right answer: the history, or the item at place ``removed``."""
         if self.plan.model.task == "item":
             return [np.array([item]) for item in cases.target]
-        if self.plan.model.task == "recovery":
+        if self.plan.model.task == "recovery" and self.plan.model.reads != "step":
             return [history[-WINDOW:] for history in cases.history]
         return [history[-WINDOW:][[place]] for history, place in zip(cases.history, removed, strict=True)]
 

@@ -103,7 +103,7 @@ def spreads(groups: Mapping[str, np.ndarray], xlabel: str) -> Figure:
     edges = np.linspace(every.min(), every.max(), 80)
     for colour, (name, values) in zip(COLOURS, groups.items(), strict=False):
         count = np.histogram(values, edges)[0]
-        ax.stairs(count / count.max(), edges, fill=True, alpha=0.5, color=colour, label=name)
+        ax.stairs(count / max(count.max(), 1), edges, fill=True, alpha=0.5, color=colour, label=name)
     ax.set(xlabel=xlabel, ylabel="how many (most: 1)", ylim=(0, 1.05))
     ax.legend(fontsize=8)
     return figure

@@ -61,6 +61,17 @@ def test_a_difference_is_that_of_the_same_history_without_one_item(study, reader
     )
 
 
+def test_a_step_is_the_state_when_its_item_had_just_been_added(study, reader):
+    stepwise = replace(reader, plan=replace(reader.plan, model=InterpreterConfig("recovery", "step")))
+    cases = study.train.take(np.arange(6))  # some shorter than the window
+    removed = drawn(cases, np.random.default_rng(0))
+    found, named = stepwise.states(cases, removed), stepwise.answers(cases, removed)
+    assert found.shape == (6, 1, 1, 64) and min(len(history) for history in cases.history) < 10
+    for row, (history, place) in enumerate(zip(cases.history, removed, strict=True)):
+        assert torch.allclose(found[row, 0, 0], stepwise.encoded([history[-10:][: place + 1]])[0, -1], atol=1e-5)
+        assert named[row].tolist() == [history[-10:][place]]
+
+
 def test_pooling_is_a_weighted_sum_that_is_then_standardised():
     adapter = Adapter(3, 4, 8, InterpreterConfig(tokens=2))
     sample = torch.randn(500, 3, 4) * 5 + 2
@@ -176,7 +187,7 @@ def test_beams_are_distinct_and_alike_for_like_prompts(lm):
     assert len(set(found[0])) == 3
 
 
-@pytest.mark.parametrize(("task", "reads"), [("recovery", "difference"), ("residual", "one"), ("item", "difference")])
+@pytest.mark.parametrize(("task", "reads"), [("recovery", "difference"), ("residual", "step"), ("item", "one")])
 def test_what_cannot_be_read_is_refused_with_what_can(task, reads):
     with pytest.raises(ValueError, match=f"{task} cannot read '{reads}'; allowed: "):
         InterpreterConfig(task, reads)
