@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from recnb import runs, training
 from recnb.data import Cases
 from recnb.interpreter import SEPARATOR, Interpreter, InterpreterConfig, Question, matched
-from recnb.interpreter_training import Plan, Reader, Rows, catalogue, drawn, fresh, trained
+from recnb.interpreter_training import Plan, Reader, Rows, catalogue, drawn, fresh, nameable, trained
 from recnb.store import plain
 from recnb.study import WINDOW, Study, load
 from recnb.training import Progress, TrainConfig
@@ -154,7 +154,7 @@ class Probe(nn.Module):
         places, dim = states.shape[1:]
         self.pool, self.map = nn.Parameter(torch.full((places,), 1 / places)), nn.Linear(dim, n_items)
         self.register_buffer("mean", states.mean((0, 1)))
-        self.register_buffer("scale", states.std((0, 1)))
+        self.register_buffer("scale", states.std((0, 1)).clamp(min=1e-6))  # Caser has units that never fire
 
     def rank(self, states: Tensor) -> Tensor:
         """Score of every item (B, n_items) from states (B, L, d)."""
@@ -270,6 +270,9 @@ def shipped(study: Study, name: str, source: str = "SASRec", seed: int = 0) -> t
     weights = load_file(folder / "model.safetensors")
     reader.network.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("network.")})
     model.load_state_dict({key: value.float() for key, value in weights.items() if key.startswith("adapter.")})
+    if reader.vectors is not None:  # of the network as it is now
+        cases, vectors = nameable(study, reader.network, 1)
+        reader = replace(reader, cases=cases, vectors=vectors)
     return model.eval(), reader
 
 
