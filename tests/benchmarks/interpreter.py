@@ -3,8 +3,8 @@
     python tests/benchmarks/interpreter.py
 
 Each side answers in a process of its own, which tells seconds and peak resident memory; the two take turns, and the
-table has medians. The peer reads every prompt from its first word; ours reads what prompts share once, and the last
-hidden state of a prompt is laid out so that no copy of the vocabulary's matrix is made. Loading is not timed.
+table has medians. The peer reads every prompt from its first word; ours reads what prompts share once. Loading is not
+timed.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def main() -> None:
     same = np.mean([a == b for a, b in zip(told["ours"][0]["lines"], told["peer"][0]["lines"], strict=True)])
     assert same > 0.9, f"only {same:.2f} of the answers agree"
     rows = []
-    for task, key, unit in ((f"{options.count} answers", "seconds", "s"), ("peak memory of them", "peak", "MB")):
+    tasks = ((f"{options.count} answers", "seconds", "s", 2), ("peak memory of them", "peak", "MB", None))
+    for task, key, unit, digits in tasks:
         ours, peer = (float(np.median([run[key] for run in told[side]])) for side in ("ours", "peer"))
-        rows.append([f"RecInterpreter: {task}", f"{ours:.3g}", f"{peer:.3g}", unit, f"{peer / ours:.2f}"])
+        rows.append([f"RecInterpreter: {task}", str(round(ours, digits)), str(round(peer, digits)), unit, f"{peer / ours:.2f}"])
     machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
     command = f"python tests/benchmarks/interpreter.py --count {options.count} --repeat {options.repeat}"
     tail, version = [machine, command, f"{datetime.date.today()}"], f"transformers {transformers.__version__}"
