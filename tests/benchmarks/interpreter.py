@@ -84,7 +84,8 @@ def main() -> None:
     tasks = ((f"{options.count} answers", "seconds", "s", 2), ("peak memory of them", "peak", "MB", None))
     for task, key, unit, digits in tasks:
         ours, peer = (float(np.median([run[key] for run in told[side]])) for side in ("ours", "peer"))
-        rows.append([f"RecInterpreter: {task}", str(round(ours, digits)), str(round(peer, digits)), unit, f"{peer / ours:.2f}"])
+        values = [str(round(value, digits)) for value in (ours, peer)]
+        rows.append([f"RecInterpreter: {task}", *values, unit, f"{peer / ours:.2f}"])
     machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
     command = f"python tests/benchmarks/interpreter.py --count {options.count} --repeat {options.repeat}"
     tail, version = [machine, command, f"{datetime.date.today()}"], f"transformers {transformers.__version__}"
