@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from recnb import runs, training
 from recnb.data import Cases
 from recnb.interpreter import SEPARATOR, Interpreter, InterpreterConfig, Question, matched
-from recnb.interpreter_training import Plan, Reader, Rows, catalogue, drawn, fresh, nameable, trained
+from recnb.interpreter_training import Plan, Reader, Rows, catalogue, drawn, fresh, network, trained
 from recnb.store import plain
 from recnb.study import WINDOW, Study, load
 from recnb.training import Progress, TrainConfig
@@ -266,13 +266,11 @@ def shipped(study: Study, name: str, source: str = "SASRec", seed: int = 0) -> t
         there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
         raise FileNotFoundError(f"no trained adapter {folder.name}; there are: {', '.join(there) or 'none'}")
     told = json.loads((folder / "run.json").read_text())["plan"]
-    model, reader = fresh(study, Plan(**{**told, "model": InterpreterConfig(**told["model"])}), blank=True)
-    weights = load_file(folder / "model.safetensors")
-    reader.network.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("network.")})
+    plan = Plan(**{**told, "model": InterpreterConfig(**told["model"])})
+    weights, read = load_file(folder / "model.safetensors"), network(study, plan.source, blank=True)
+    read.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("network.")})
+    model, reader = fresh(study, plan, read=read)
     model.load_state_dict({key: value.float() for key, value in weights.items() if key.startswith("adapter.")})
-    if reader.vectors is not None:  # of the network as it is now
-        cases, vectors = nameable(study, reader.network, 1)
-        reader = replace(reader, cases=cases, vectors=vectors)
     return model.eval(), reader
 
 

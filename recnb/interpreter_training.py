@@ -195,8 +195,7 @@ def nameable(study: Study, network: nn.Module, count: int) -> tuple[Cases, Tenso
         cases whose one id points into the vectors, and whose target is the name; the vectors (m, d), all items first.
     """
     items, table = catalogue(study)[0].target, network.table.detach()  # type: ignore[union-attr, operator]
-    some = study.train.take(np.random.default_rng(1).permutation(len(study.train))[:count])
-    dreams = oracles(network, some)
+    dreams = oracles(network, study.train.take(np.random.default_rng(1).permutation(len(study.train))[:count]))
     nearest = torch.cat([torch.cdist(part, table[items]).argmin(1) for part in dreams.split(1024)]).numpy()
     often = np.resize(items, max(len(items), count))
     ids, names = np.append(often, len(table) + np.arange(len(dreams))), np.append(often, items[nearest])
@@ -303,13 +302,16 @@ def frozen(name: str) -> llm.LanguageModel:
     return llm.load(name)
 
 
-def fresh(study: Study, plan: Plan, report: Report = lambda _: None, blank: bool = False) -> tuple[Interpreter, Reader]:
-    """An untrained adapter for a plan, and what writes its questions; ``blank`` as in `network`."""
+def fresh(
+    study: Study, plan: Plan, report: Report = lambda _: None, read: nn.Module | None = None
+) -> tuple[Interpreter, Reader]:
+    """An untrained adapter for a plan, and what writes its questions; ``read`` stands in for the plan's `network`."""
     lm = frozen(plan.lm)
     book = Phrasebook(lm.tokenizer, study.dataset.items["title"].tolist(), study.dataset.name)
-    read, cases, vectors = network(study, plan.source, plan.seed, report, blank).eval(), study.train, None
+    cases, vectors, teachers = study.train, None, 1 if read else ORACLES  # what is loaded learns no more
+    read = (read or network(study, plan.source, plan.seed, report)).eval()
     if plan.model.task == "item":
-        cases, vectors = nameable(study, read, 1 if blank else ORACLES)
+        cases, vectors = nameable(study, read, teachers)
     reader = Reader(cases, study.split.n_items, plan, read, book, vectors)
     rng = training.seed_all(plan.seed)
     some = cases.take(rng.permutation(len(cases))[:SAMPLE])
@@ -327,18 +329,16 @@ def trained(study: Study, plan: Plan, report: Report = lambda _: None) -> tuple[
     for stage, rows in (("words", plan.word_rows), ("read", plan.rows)):
         if not rows:
             continue
-        same = plan if stage == "read" else replace(plan, rows=0, lr=0.0, limit=0, batch=0)
-        config = {"plan": same, "stage": stage, "data": study.dataset.digest, "split": study.split.name}
-        config["n"] = len(study.train)
+        warm = stage == "words"
+        same = replace(plan, rows=0, lr=0.0, limit=0, batch=0) if warm else plan
+        config = dict(plan=same, stage=stage, data=study.dataset.digest, split=study.split.name, n=len(study.train))
         folder = store.folder("interpreter", config, CODE)
         batches = Rows(reader, stage)
         settings = TrainConfig(
-            batches.rounds, plan.lr if stage == "read" else 1e-2, warmup=10, decay=True, floor=0.05, patience=0,
-            clip=1.0 if stage == "read" else 0.0, weight_decay=1e-6, seed=plan.seed,
+            batches.rounds, 1e-2 if warm else plan.lr, warmup=10, decay=True, floor=0.05, patience=0,
+            clip=0.0 if warm else 1.0, weight_decay=1e-6, seed=plan.seed,
         )  # fmt: skip
-        what: nn.Module = model
-        if stage == "words":
-            what = Wording(model, words(reader.book, model.lm.embeddings, plan.model.tokens))
+        what = Wording(model, words(reader.book, model.lm.embeddings, plan.model.tokens)) if warm else model
 
         def make() -> dict[str, Any]:
             done = training.fit(what, batches, settings, None, folder.with_suffix(".checkpoint"), report)  # noqa: B023
