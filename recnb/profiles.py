@@ -101,6 +101,29 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
+class BiStep:
+    """Notebook 05.
+
+    Attributes:
+        rows: training rows of the run that is trained live.
+        passes: how often it sees each.
+        asked: test cases that models are asked live.
+        layers: blocks whose states are tried as groundings.
+        garbled: names with a wrong year that are to be found again.
+        epochs: of the recommender whose scores bend the distances (None: its recipe's own).
+        users: training users (None: all).
+    """
+
+    rows: int = 64
+    passes: int = 2
+    asked: int = 40
+    layers: tuple[int, ...] = (5, 15, 25)
+    garbled: int = 200
+    epochs: int | None = None
+    users: int | None = None
+
+
+@dataclass(frozen=True)
 class Diffusion:
     """Notebook 06.
 
@@ -176,6 +199,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "paper": Curriculum(
             rows=330_635, match_rows=3200, repeat_rows=512, nearest_rows=768, untuned=95, draws=100, limit=1000
         ),
+    },
+    "05_bistep_grounding": {
+        "smoke": BiStep(rows=4, passes=1, asked=4, layers=(5,), garbled=20, epochs=1, users=40),
+        "laptop": BiStep(),
+        "paper": BiStep(rows=1024, passes=10, asked=500, layers=(5, 10, 15, 20, 25), garbled=1664),
     },
     "06_diffusion_generation": {
         "smoke": Diffusion(epochs=1, sequence_epochs=1, dream_epochs=1, users=40, every=100),

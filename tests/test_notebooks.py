@@ -94,7 +94,8 @@ def smoke(tmp_path_factory):
     """Execute every notebook at `smoke`, without a network, from an empty store that shares only the downloads."""
     folder = tmp_path_factory.mktemp("smoke")
     shared = assets.fetch("ml-100k").parent
-    assets.fetch("smollm2-135m-instruct")
+    for name in ("smollm2-135m-instruct", "wordllama"):
+        assets.fetch(name)
     nowhere = "http://127.0.0.1:9"  # whatever asks the network is refused at once
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECNB_HOME", str(fresh_home(folder / "first", shared)))

@@ -47,7 +47,7 @@ def test_code_and_notebooks_are_clean(command):
 def test_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
     assert max(lines.values()) <= 350, max(lines, key=lines.get)
-    assert sum(lines.values()) <= 7700  # eleven notebooks; seven stand
+    assert sum(lines.values()) <= 8650  # eleven notebooks; eight stand
 
 
 def test_no_machine_paths_or_hosts_are_committed():
@@ -71,6 +71,7 @@ def notebook_rows():
         ),
         "03_adapter": ("How can a language model read what a recommender knows of a film?", "LLaRA"),
         "04_curriculum_training": ("Does a language model that reads behaviour recommend better?", "LLaRA"),
+        "05_bistep_grounding": ("Can what a language model says rank a whole catalogue?", "BIGRec"),
         "06_diffusion_generation": ("Can one recommend by inventing the next film?", "DreamRec"),
         "07_latent_space_interpretation": ("Can a language model read what a recommender thinks?", "RecInterpreter"),
     }
