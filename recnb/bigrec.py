@@ -283,8 +283,9 @@ class Grounding:
         new = sorted({text for text in texts if text not in self._known})
         if new:
             self._known |= dict(zip(new, self.encode(new), strict=True))
-        said = torch.stack([self._known[text] for text in texts])
-        return torch.cdist(said, self.points, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+        once, place = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+        said = torch.stack([self._known[text] for text in once])
+        return torch.cdist(said, self.points, compute_mode="donot_use_mm_for_euclid_dist").numpy()[place]
 
 
 def exact(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:

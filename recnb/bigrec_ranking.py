@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,11 @@ COLLABORATIVE = np.concatenate([np.arange(100) / 100, np.arange(1.0, 100)])
 CHOICE = "NDCG@10"  # one gamma a list is chosen by this, on validation
 
 
+@cache
+def _untuned(lm: str) -> llm.LanguageModel:
+    return llm.load(lm, torch.float32)
+
+
 def grounding(
     names: Sequence[str], lm: str = llm.DEFAULT, layer: int | None = None, pooling: str = "last"
 ) -> Grounding:
@@ -31,8 +37,7 @@ def grounding(
 
     In 32 bits: nothing then depends on which texts share a batch.
     """
-    model = llm.load(lm, torch.float32)
-    encode = bigrec.states_of_words(model, layer, pooling)
+    encode = bigrec.states_of_words(_untuned(lm), layer, pooling)
     config = {"names": list(names), "lm": lm, "layer": layer, "pooling": pooling}
     files = Store().load_or_make(
         "points", config, lambda: {"points.safetensors": {"points": encode(names)}}, (bigrec, llm)
@@ -63,11 +68,12 @@ def few(study: Study, rows: int | None, seed: int) -> Split:
         return study.split
     some = drawn(windows(study), rows, seed)
     whole = [np.append(h, t) for h, t in zip(some.history, some.target, strict=True)]
-    return replace(study.split, name=f"few {rows} {seed}", train=whole, times=[np.arange(float(len(w))) for w in whole])
+    times, valid = [np.arange(float(len(w))) for w in whole], drawn(study.split.valid, 1000, 0)
+    return replace(study.split, name=f"few {rows} {seed}", train=whole, times=times, valid=valid)
 
 
 def backbone_recipe(name: str, rows: int | None, seed: int) -> Recipe:
-    """The project's recipe on ten items; with few rows more passes, stopped by all validation cases."""
+    """The project's recipe on ten items; with few rows more passes, stopped by a thousand validation cases."""
     recipe = recommenders.recipe(name, seed=seed)
     recipe = replace(recipe, model=replace(recipe.model, max_length=WINDOW))
     if rows is None:

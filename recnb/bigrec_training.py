@@ -43,8 +43,8 @@ class Plan:
 
     rows: int = 1024
     passes: int = 2
-    lr: float = 2e-3
-    batch: int = 16
+    lr: float = 4e-3
+    batch: int = 8
     micro: int = 8
     watched: int = 64
     seed: int = 0

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from recnb import assets
-from recnb.prefix import Prefix
+from recnb.prefix import Prefix, read_once
 
 DEFAULT = "smollm2-135m-instruct"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -287,7 +287,8 @@ def _continue(
         some = order[start : start + batch]
         embeds, lengths = pad([rows[row] for row in some], left=True)
         mask = (torch.arange(embeds.shape[1], device=embeds.device) >= embeds.shape[1] - lengths[:, None]).long()
-        read = prefix.kept(len(some) * search["num_beams"]) if prefix else {}
+        beams = search["num_beams"]
+        read = prefix.kept(len(some) * beams) if prefix else read_once(lm.body, embeds, mask, beams)
         tokens = lm.model.generate(inputs_embeds=embeds, attention_mask=mask, **options, **read)
         texts = lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         for place, text in enumerate(texts):

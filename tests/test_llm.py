@@ -127,6 +127,14 @@ def test_answers_do_not_depend_on_the_batch(fused):
     assert together == alone * 3
 
 
+def test_beams_read_a_prompt_once_and_find_the_same(fused, monkeypatch):
+    rows = embedded(fused, "The capital of Italy is", "My three favourite films of all times are Fargo,", "A, B, C,")
+    found = llm.beams(fused, rows, fused.tokenizer.eos_token_id, 3, 6)
+    monkeypatch.setattr(llm, "read_once", lambda *given: {})  # as transformers does it, every beam by itself
+    assert found == llm.beams(fused, rows, fused.tokenizer.eos_token_id, 3, 6)
+    assert all(len(set(lines)) == 3 for lines in found)
+
+
 def test_candidates_side_by_side_score_as_each_one_alone(fused):
     rows = embedded(fused, "My favourite film is", "The next movie that this user will watch is the")
     names = [["Toy Story", "M", "The Usual Suspects"], ["Fargo", "The Birds", "Heat"]]
