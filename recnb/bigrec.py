@@ -45,7 +45,7 @@ def filed(title: str) -> str:
     A search for the likeliest words goes word by word, and many titles begin with "The": in front, the article would
     be chosen first, for all of them together.
     """
-    found = re.match(r"(The|A|An|Les|La|Le|Il|El|Das|Der|Die) (.+?)( \(.*\))?$", title)
+    found = re.match(r"(The|A|An|Les|La|Le|Il|El|Das|Der) (.+?)( \(.*\))?$", title)
     return f"{found[2]}, {found[1]}{found[3] or ''}" if found else title
 
 
@@ -58,13 +58,12 @@ class Catalogue:
 
     Args:
         dataset: whose items.
-        years: write the year behind the title, as the paper's films have it.
     """
 
-    def __init__(self, dataset: Dataset, years: bool = True) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         titles = [filed(" ".join(title.replace('"', "'").split())) for title in dataset.items["title"]]
         dates = dataset.items["year"].astype(str)
-        full = [f"{title} ({year})" if year and years else title for title, year in zip(titles, dates, strict=True)]
+        full = [f"{title} ({year})" if year else title for title, year in zip(titles, dates, strict=True)]
         self.names = list(dict.fromkeys(full))
         place = {name: row for row, name in enumerate(self.names)}
         self.of_item = np.array([place[name] for name in full])
@@ -122,7 +121,7 @@ class Instructions:
             history: item ids, oldest first.
             target: the item that came next.
             whole: learn to say the history's names too, each from those before it, as the published code does; the
-                words that all prompts share are never learnt.
+                opening that all prompts share is never learnt.
         """
         first = len(self.ids(self.head if whole else self.question(history)))
         return Row(self.ids(self.question(history) + self.quoted([target])) + [self.end], first)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recnb import bigrec, bigrec_ranking, bigrec_results, bigrec_study, data, llm, metrics
 from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Grounding, Instructions, filed, reweighted, spoken
 from recnb.bigrec_study import SHIPPED
-from recnb.bigrec_training import Plan, Rows, answer_nats, drawn, windows
+from recnb.bigrec_training import Plan, Rows, answer_nats, drawn, recent, windows
 from recnb.datasets import tidy_title
 from recnb.study import Study
 
@@ -60,7 +60,7 @@ def test_windows_are_cut_by_the_time_of_their_target(study):
 
 def test_a_name_is_filed_with_its_article_behind_and_borne_once(catalogue, movielens):
     assert filed("The Big Sleep") == "Big Sleep, The" and tidy_title(filed("A Chef in Love")) == "A Chef in Love"
-    assert filed("Theodore Rex") == "Theodore Rex" and filed("Il Postino (x)") == "Postino, Il (x)"
+    assert filed("Die Hard") == "Die Hard" and filed("Il Postino (x)") == "Postino, Il (x)"
     assert len(catalogue.names) == len(set(catalogue.names)) == 1664 and len(catalogue.of_item) == 1682
     scores = np.random.default_rng(0).normal(size=(3, 1682))
     best = catalogue.best(scores)
@@ -258,12 +258,15 @@ def test_a_run_says_what_made_it_and_its_ranks_follow_from_its_answers(study, fo
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
-def test_a_shipped_model_answers_as_stored(study, folder):
-    about = json.loads((folder / "run.json").read_text())
+def test_a_shipped_model_is_the_one_whose_run_is_stored(study, folder):
+    """Likely answers lie close together, so that rounding on another machine may swap some; what they cost does not."""
+    about, curve = json.loads((folder / "run.json").read_text()), pd.read_parquet(folder / "curve.parquet")
     model, write = bigrec_study.shipped(study, about["name"], about["plan"]["seed"])
+    watched = drawn(recent(study.split.valid), about["plan"]["watched"], 0)
+    assert answer_nats(model, write, watched) == pytest.approx(-curve["score"].max(), rel=0.03)
     got = bigrec_study.say(model, write, bigrec_study.asked(study, "test", 8), about["beams"])
     stored = bigrec_results.said("ml-100k", about["name"], about["plan"]["seed"])[:8]
-    assert sum(a[0] == b[0] for a, b in zip(got, stored, strict=True)) >= 7, (got, stored)
+    assert sum(a[0] == b[0] for a, b in zip(got, stored, strict=True)) >= 4, (got, stored)
 
 
 def test_an_absent_model_and_an_absent_run_are_named(study):
@@ -276,7 +279,10 @@ def test_an_absent_model_and_an_absent_run_are_named(study):
         bigrec_results.by_seed(frame, "nonsense", "grounded", lambda ranks: ranks.ndcg(10))
 
 
-def test_stored_headline_runs_have_three_seeds():
+def test_stored_runs_and_rivals_cover_the_same_sizes_and_seeds():
     frame = bigrec_results.stored("ml-100k")
     for rows in (16, 64, 256, 1024):
-        assert frame.loc[frame["name"] == f"{rows} rows", "seed"].nunique() == 3
+        seeds = set(frame.loc[frame["name"] == f"{rows} rows", "seed"])
+        rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == rows)]
+        assert len(seeds) >= 2 and seeds <= set(rivals["seed"])
+        assert set(rivals["method"]) == set(bigrec_study.RIVALS)
