@@ -96,9 +96,9 @@ def test_soft_tokens_stand_where_words_would(lm, book, reader):
         assert torch.allclose(losses[of == row], plain, atol=0.15 if lm.embeddings.dtype == torch.bfloat16 else 1e-3)
 
 
-def test_a_beginning_that_is_read_once_changes_no_answer_and_no_gradient(lm, book, monkeypatch):
-    given = torch.randn(3, 2, 10, 64)
-    model = Interpreter(lm, given, InterpreterConfig("residual", "difference", tokens=3))
+def test_a_beginning_that_is_read_once_changes_no_answer_and_no_gradient(book, monkeypatch):
+    given = torch.randn(3, 2, 10, 64, generator=torch.Generator().manual_seed(0))
+    model = Interpreter(llm.load(dtype=torch.float32), given, InterpreterConfig("residual", "difference", tokens=3))
     asks = [book.ask("echo", [item]) for item in (0, 1, 2)]
     assert model.prefix([book.ask("residual", [1], phrase) for phrase in (0, 1)]) is None  # their words differ
 
@@ -111,7 +111,7 @@ def test_a_beginning_that_is_read_once_changes_no_answer_and_no_gradient(lm, boo
     assert len(model._read) == 1
     monkeypatch.setattr(model, "prefix", lambda questions: None)
     whole = all_of_it()
-    assert torch.allclose(once[0], whole[0], atol=0.02) and once[2] == whole[2]
+    assert torch.allclose(once[0], whole[0], atol=1e-3) and once[2] == whole[2]
     assert F.cosine_similarity(once[1].flatten(), whole[1].flatten(), dim=0) > 0.99
 
 
