@@ -201,7 +201,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ),
     },
     "05_bistep_grounding": {
-        "smoke": BiStep(rows=4, passes=1, asked=4, layers=(5,), garbled=20, epochs=1, users=40),
+        "smoke": BiStep(rows=4, passes=1, asked=3, layers=(), garbled=20, epochs=1, users=40),
         "laptop": BiStep(),
         "paper": BiStep(rows=1024, passes=10, asked=500, layers=(5, 10, 15, 20, 25), garbled=1664),
     },

@@ -117,7 +117,7 @@ def test_smoke_runs_whole_and_quickly(smoke):
     for name, result in results.items():
         assert result.status == "done", f"{name}: {result}"
         assert result.seconds < 90, f"{name} took {result.seconds:.0f} s"
-        assert result.peak_memory_mb < 3500  # 05 holds the model before and after tuning, and once in 32 bits
+        assert result.peak_memory_mb < 4000  # 05 holds the model before and after tuning, and once in 32 bits
 
 
 @pytest.mark.parametrize("store", ["same", "empty"])
