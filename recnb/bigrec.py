@@ -27,9 +27,10 @@ from recnb.data import Cases
 from recnb.datasets import Dataset
 from recnb.llm import LanguageModel
 from recnb.prompts import DOMAINS, Words
+from recnb.tuned import Tuned
 
 Encode = Callable[[Sequence[str]], Tensor]
-LIMIT = 32  # most tokens of an answer; the longest name that is ever the answer in MovieLens-100K has fewer
+LIMIT = 32  # most tokens of an answer; all but a few names of MovieLens-100K fit
 
 # The paper's four parts (preamble, instruction, input, response), in our words.
 TEMPLATE = (
@@ -159,8 +160,8 @@ class BigRecConfig:
     whole: bool = True
 
 
-class BigRec(nn.Module):
-    """The language model with LoRA; only LoRA is in this module's state.
+class BigRec(Tuned):
+    """The language model with LoRA.
 
     Args:
         lm: as loaded; LoRA is injected here.
@@ -168,16 +169,8 @@ class BigRec(nn.Module):
     """
 
     def __init__(self, lm: LanguageModel, config: BigRecConfig = BigRecConfig()) -> None:
-        super().__init__()
-        self.lm = llm.add_lora(lm, config.rank, config.alpha, config.dropout, config.targets)
+        super().__init__(llm.add_lora(lm, config.rank, config.alpha, config.dropout, config.targets))
         self.config = config
-        tuned = {name: value for name, value in lm.model.named_parameters() if value.requires_grad}
-        self.lora = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
-
-    def train(self, mode: bool = True) -> BigRec:
-        """Switch dropout in the language model."""
-        self.lm.model.train(mode)
-        return super().train(mode)
 
     def embedded(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """Input embeddings (T_i, H) of token ids."""

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recnb import metrics
-from recnb.bigrec_study import SHIPPED
+from recnb import metrics, runs
+from recnb.bigrec_study import SHIPPED, placed
 from recnb.metrics import Interval, Ranks
 
 Metric = Callable[[Ranks], np.ndarray]
-
-
-def _told(dataset: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and ``run.json`` of every stored run."""
-    paths = sorted((SHIPPED / dataset).glob("*/run.json"))
-    return [(path.parent, json.loads(path.read_text())) for path in paths]
 
 
 def stored(dataset: str) -> pd.DataFrame:
@@ -29,7 +20,7 @@ def stored(dataset: str) -> pd.DataFrame:
     Recommenders have the name "rivals"; those that saw all rows have ``rows`` 0. Empty when there is no run.
     """
     frames = []
-    for folder, about in _told(dataset):
+    for folder, about in runs.told(SHIPPED / dataset):
         plan = about.get("plan", about)
         told = {"name": about.get("name", "rivals"), "rows": plan["rows"] or 0, "seed": plan["seed"]}
         frames.append(pd.read_parquet(folder / "ranks.parquet").assign(**told))
@@ -39,7 +30,7 @@ def stored(dataset: str) -> pd.DataFrame:
 def made(dataset: str) -> pd.DataFrame:
     """How each stored run was made: ``rows``, ``passes``, ``beams``, ``minutes`` on one core, ``command``."""
     found = []
-    for _, about in _told(dataset):
+    for _, about in runs.told(SHIPPED / dataset):
         if "plan" in about:
             plan = about["plan"]
             row = {"run": about["name"], "seed": plan["seed"], "rows": plan["rows"], "passes": plan["passes"]}
@@ -54,7 +45,7 @@ def said(dataset: str, name: str, seed: int = 0, part: str = "test") -> list[lis
     Raises:
         FileNotFoundError: when there is no such run.
     """
-    for folder, about in _told(dataset):
+    for folder, about in runs.told(SHIPPED / dataset):
         if about.get("name") == name and about["plan"]["seed"] == seed:
             answers = pd.read_parquet(folder / "answers.parquet")
             return [list(lines) for lines in answers.loc[answers["asked"] == part, "said"]]
@@ -80,7 +71,7 @@ def by_seed(frame: pd.DataFrame, name: str, method: str, metric: Metric, rows: i
         there = frame[["name", "method"]].drop_duplicates().agg(": ".join, axis=1)
         raise KeyError(f"nothing stored of {name}: {method} ({rows} rows); there are: {', '.join(there)}")
     groups = part.sort_values(["seed", "case"]).groupby("seed")
-    return np.stack([metric(Ranks(run["above"].to_numpy(), run["tied"].to_numpy())) for _, run in groups])
+    return np.stack([metric(placed(run)) for _, run in groups])
 
 
 def curve(frame: pd.DataFrame, users: np.ndarray, metric: Metric, methods: list[str]) -> pd.DataFrame:

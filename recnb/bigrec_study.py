@@ -8,14 +8,13 @@ Answers, ranks and weights are written into the package's folder ``trained``; ne
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from recnb import backbones, data, datasets, floors, metrics, runs
 from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Instructions
@@ -141,14 +140,10 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[BigRec, Instruction
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    folder = folder_of(study, name, seed)
-    if not (folder / "model.safetensors").exists():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
-        raise FileNotFoundError(f"no tuned model {folder.name}; there are: {', '.join(there) or 'none'}")
-    told = json.loads((folder / "run.json").read_text())["plan"]
+    told, weights = runs.kept(folder_of(study, name, seed), "tuned model")
     config = BigRecConfig(**{**told["model"], "targets": tuple(told["model"]["targets"])})
     model, write = fresh(study, Plan(**{**told, "model": config}))
-    model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
     return model.eval(), write
 
 

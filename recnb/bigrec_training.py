@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from recnb import bigrec, data, llm, training
+from recnb import bigrec, data, llm, training, tuned
 from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Instructions
 from recnb.data import Cases
 from recnb.recommenders import Report
@@ -20,7 +20,7 @@ from recnb.store import Store
 from recnb.study import MIN_HISTORY, WINDOW, Study
 from recnb.training import TrainConfig
 
-CODE = (bigrec, llm, training, data, sys.modules[__name__])
+CODE = (bigrec, llm, tuned, training, data, sys.modules[__name__])
 ROUND = 128  # rows between two reports and checkpoints
 LOOKS = 4  # evaluations of a run; the best weights are kept
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from recnb import interpreter_study, metrics
+from recnb import interpreter_study, metrics, runs
 from recnb.interpreter_study import PLANS, SHIPPED
 from recnb.metrics import Interval
 from recnb.study import Study
 
 
-def _told(dataset: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and ``run.json`` of every stored run."""
-    paths = sorted((SHIPPED / dataset).glob("*/run.json"))
-    return [(path.parent, json.loads(path.read_text())) for path in paths]
-
-
 def stored(dataset: str) -> pd.DataFrame:
     """Answers of every stored run, with ``name``, ``source``, ``seed`` and ``each``; empty when there is none."""
     frames = []
-    for folder, about in _told(dataset):
+    for folder, about in runs.told(SHIPPED / dataset):
         told = {"name": about["name"], "each": about["each"], "source": about["plan"]["source"]}
         frames.append(pd.read_parquet(folder / "answers.parquet").assign(**told, seed=about["plan"]["seed"]))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -33,7 +23,7 @@ def stored(dataset: str) -> pd.DataFrame:
 def made(dataset: str) -> pd.DataFrame:
     """How each stored run was made: rows of the warm start and of reading, ``minutes`` on one core, ``command``."""
     rows, order = [], {name: place for place, name in enumerate(PLANS)}
-    for _, about in _told(dataset):
+    for _, about in runs.told(SHIPPED / dataset):
         plan = about["plan"]
         row = {"run": about["name"], "states of": plan["source"], "seed": plan["seed"], "warm start": plan["word_rows"]}
         row |= {"read": plan["rows"], "minutes": sum(about["seconds"].values()) / 60, "command": about["command"]}

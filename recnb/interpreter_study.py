@@ -8,7 +8,6 @@ Adapters, curves and answers are written into the package's folder ``trained``; 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recnb import runs, training
@@ -261,13 +260,9 @@ def shipped(study: Study, name: str, source: str = "SASRec", seed: int = 0) -> t
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    folder = folder_of(study, name, source, seed)
-    if not (folder / "model.safetensors").exists():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/model.safetensors"))
-        raise FileNotFoundError(f"no trained adapter {folder.name}; there are: {', '.join(there) or 'none'}")
-    told = json.loads((folder / "run.json").read_text())["plan"]
+    told, weights = runs.kept(folder_of(study, name, source, seed), "trained adapter")
     plan = Plan(**{**told, "model": InterpreterConfig(**told["model"])})
-    weights, read = load_file(folder / "model.safetensors"), network(study, plan.source, blank=True)
+    read = network(study, plan.source, blank=True)
     read.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("network.")})
     model, reader = fresh(study, plan, read=read)
     model.load_state_dict({key: value.float() for key, value in weights.items() if key.startswith("adapter.")})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recnb import llm
 from recnb.llm import LanguageModel
 from recnb.prompts import Prompt
+from recnb.tuned import Tuned
 
 STRATEGIES = ("curriculum", "direct", "text", "two-stage", "reversed", "resetting")
 PASSES = 5  # the paper's epochs; "two-stage" and "resetting" are told in them
@@ -113,7 +114,7 @@ class Projector(nn.Module):
         return self.second(F.gelu(self.first(vectors)))
 
 
-class Llara(nn.Module):
+class Llara(Tuned):
     """The language model with LoRA, the projector, and the frozen item vectors.
 
     The language model's own frozen weights are no part of this module's state: a checkpoint is a few megabytes.
@@ -128,11 +129,8 @@ class Llara(nn.Module):
     placeholder: Tensor
 
     def __init__(self, lm: LanguageModel, items: Tensor, config: LlaraConfig = LlaraConfig()) -> None:
-        super().__init__()
-        self.lm = llm.add_lora(lm, config.rank, config.alpha, config.dropout)  # no Module: out of this one's state
+        super().__init__(llm.add_lora(lm, config.rank, config.alpha, config.dropout))
         self.config = config
-        tuned = {name: value for name, value in lm.model.named_parameters() if value.requires_grad}
-        self.lora = nn.ParameterDict({name.replace(".", "/"): value for name, value in tuned.items()})
         table = lm.embeddings.float()
         self.projector = Projector(items, table.shape[1], config.isometric * float(table.norm(dim=1).mean()))
         self.readout = nn.Linear(table.shape[1], 1) if config.listwise else None
@@ -141,11 +139,6 @@ class Llara(nn.Module):
         self.register_buffer("items", items.detach().clone())
         self.register_buffer("placeholder", torch.randn(table.shape[1]) * table.std())
         self.to(lm.embeddings.device)
-
-    def train(self, mode: bool = True) -> Llara:
-        """Switch dropout, in the language model too."""
-        self.lm.model.train(mode)
-        return super().train(mode)
 
     def rows(self, prompts: Sequence[Prompt], blank: bool = False, tails: Sequence[Sequence[int]] = ()) -> list[Tensor]:
         """Input embeddings (T_i, H) of prompts, every slot of the batch filled in one go.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recnb import llara_study, metrics
+from recnb import llara_study, metrics, runs
 from recnb.data import Cases
 from recnb.llara import Llara
 from recnb.llara_study import ask, folder_of, plans, questions, shipped, written
@@ -22,8 +21,7 @@ from recnb.study import WINDOW, Study
 
 def _told(study: Study) -> list[tuple[Path, dict[str, Any]]]:
     """Folder and ``run.json`` of every finished run on this dataset, in the order of `llara_study.plans`."""
-    paths = (llara_study.SHIPPED / study.dataset.name).glob("*/run.json")
-    found = [(path.parent, json.loads(path.read_text())) for path in paths]
+    found = runs.told(llara_study.SHIPPED / study.dataset.name)
     order = {name: place for place, name in enumerate(plans())}
     return sorted(found, key=lambda run: (order.get(run[1]["name"], 99), run[1]["plan"]["rows"], run[0].name))
 

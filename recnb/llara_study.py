@@ -8,7 +8,6 @@ trains what the store lacks and writes outcomes, curves and weights into the pac
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from recnb import data, llm, metrics, runs
 from recnb.data import Cases
@@ -166,8 +165,9 @@ def run(name: str, plan: Plan, asked: Asked, dataset: str, threads: int) -> None
     seconds = float(curve.groupby("stage")["seconds"].max().sum())
     folder = folder_of(study, name, plan.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.weights(), folder / "model.safetensors")
-    model.load_state_dict(_weights(folder))  # what ships is what is asked
+    weights = model.weights()
+    save_file(weights, folder / "model.safetensors")
+    model.load_state_dict({key: value.float() for key, value in weights.items()})  # what ships is what is asked
     answers = [ask(study, model, plan, *questions(study, "test")).assign(asked="test")]
     for what, (cases, table) in asked.sets(study).items():
         answers.append(ask(study, model, plan, cases, table, greedy=False).assign(asked=what))
@@ -209,22 +209,12 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    folder = folder_of(study, name, seed)
-    if not (folder / "run.json").exists() or not (folder / "model.safetensors").exists():
-        kept = folder.parent.glob("*/model.safetensors")
-        there = sorted(path.parent.name for path in kept if (path.parent / "run.json").exists())
-        raise FileNotFoundError(f"no trained model {folder.name}; there are: {', '.join(there)}")
-    told = json.loads((folder / "run.json").read_text())["plan"]
+    told, stored = runs.kept(folder_of(study, name, seed), "trained model")
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
-    weights = _weights(folder)
+    weights = {key: value.float() for key, value in stored.items()}
     model = Llara(llm.load(plan.lm), weights["items"], plan.model)
     model.load_state_dict(weights)
     return model.eval(), plan
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A folder's stored weights, which are rounded to 16 bits, in float32."""
-    return {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
 
 
 if __name__ == "__main__":

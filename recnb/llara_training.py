@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from recnb import data, llara, llm, prompts, training
+from recnb import data, llara, llm, prompts, training, tuned
 from recnb.llara import Llara, LlaraConfig, hybrid_share
 from recnb.prompts import TEMPLATES, Prompt, PromptBuilder
 from recnb.store import Store
 from recnb.study import Study
 from recnb.training import Progress, TrainConfig
 
-CODE = (llara, llm, prompts, training, data, sys.modules[__name__])
+CODE = (llara, llm, prompts, tuned, training, data, sys.modules[__name__])
 CANDIDATES = 20  # the paper's
 FEW = 8  # candidates in the warm starts that name one
 ROUND = 8  # micro-batches between two reports and checkpoints

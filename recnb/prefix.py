@@ -41,7 +41,7 @@ class Prefix:
 def read_once(body: Any, embeds: Tensor, mask: Tensor, beams: int) -> dict[str, Any]:
     """Arguments that hand left-padded prompts (B, T, H) to a beam search, read once and not once a beam.
 
-    All tokens but the last are read here; the search reads that one itself. None for a single beam.
+    All tokens but the last are read here; the search reads that one itself. A single beam needs nothing.
     """
     if beams == 1:
         return {}

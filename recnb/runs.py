@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 def side_by_side(run: Callable[..., None], jobs: Iterable[tuple[Any, ...]], workers: int) -> None:
@@ -33,3 +35,24 @@ def describe(folder: Path, study: str, threads: int, about: dict[str, Any]) -> N
     told = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
     told["command"] = f"python -m recnb.{study} {shlex.join(sys.argv[1:])}"
     (folder / "run.json").write_text(json.dumps(about | told, indent=1))
+
+
+def told(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Folder and ``run.json`` of every stored run under a folder, by name."""
+    return [(path.parent, json.loads(path.read_text())) for path in sorted(folder.glob("*/run.json"))]
+
+
+def kept(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The plan, as stored, and the weights of a run that ships with them.
+
+    Args:
+        folder: of the run.
+        what: it is called so in the error.
+
+    Raises:
+        FileNotFoundError: when there are none in that folder, with the runs beside it that have some.
+    """
+    if not (folder / "run.json").exists() or not (folder / "model.safetensors").exists():
+        there = [path.name for path, _ in told(folder.parent) if (path / "model.safetensors").exists()]
+        raise FileNotFoundError(f"no {what} {folder.name}; there are: {', '.join(there) or 'none'}")
+    return json.loads((folder / "run.json").read_text())["plan"], load_file(folder / "model.safetensors")
