@@ -12,7 +12,7 @@ import torch
 
 from recnb import bigrec, floors, llm, metrics, recommenders
 from recnb.bigrec import Catalogue, Grounding, reweighted
-from recnb.bigrec_training import drawn, recent, windows
+from recnb.bigrec_training import drawn, recent
 from recnb.data import Cases, Split
 from recnb.metrics import Ranks
 from recnb.recommenders import Recipe, Report, Trained
@@ -66,7 +66,7 @@ def few(study: Study, rows: int | None, seed: int) -> Split:
     """The split with only the training rows that a run of so many rows sees, each a sequence of its own; None: all."""
     if rows is None:
         return study.split
-    some = drawn(windows(study), rows, seed)
+    some = drawn(study.train, rows, seed)
     whole = [np.append(h, t) for h, t in zip(some.history, some.target, strict=True)]
     times, valid = [np.arange(float(len(w))) for w in whole], drawn(study.split.valid, 1000, 0)
     return replace(study.split, name=f"few {rows} {seed}", train=whole, times=times, valid=valid)

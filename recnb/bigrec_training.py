@@ -17,7 +17,7 @@ from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Instructions
 from recnb.data import Cases
 from recnb.recommenders import Report
 from recnb.store import Store
-from recnb.study import MIN_HISTORY, WINDOW, Study
+from recnb.study import WINDOW, Study
 from recnb.training import TrainConfig
 
 CODE = (bigrec, llm, tuned, training, data, sys.modules[__name__])
@@ -50,13 +50,6 @@ class Plan:
     seed: int = 0
     model: BigRecConfig = field(default_factory=BigRecConfig)
     lm: str = llm.DEFAULT
-
-
-def windows(study: Study) -> Cases:
-    """The training rows: 72,456 windows of ten items in MovieLens-100K; shorter ones too where a split is published."""
-    sequences = study.split.train
-    least = WINDOW if study.split.name == "temporal-windows" else MIN_HISTORY
-    return data.prefixes(sequences, np.arange(len(sequences)), least, WINDOW)
 
 
 def recent(cases: Cases) -> Cases:
@@ -118,7 +111,7 @@ def trained(study: Study, plan: Plan, report: Report = lambda _: None) -> tuple[
     store, split = Store(), study.split
     config = {"plan": plan, "data": study.dataset.digest, "split": split.name, "n": len(split.train)}
     folder = store.folder("bigrec", config, CODE)
-    watched, rows = drawn(recent(split.valid), plan.watched, 0), Rows(windows(study), write, plan)
+    watched, rows = drawn(recent(split.valid), plan.watched, 0), Rows(study.train, write, plan)
     # Linear decay in the paper, half a cosine here; clipping is ours.
     settings = TrainConfig(
         rows.rounds, plan.lr, warmup=max(1, len(rows.order) // plan.batch // 20), decay=True, floor=0.05, patience=0,

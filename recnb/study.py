@@ -1,4 +1,4 @@
-"""The data and frozen recommenders that LLaRA and RecInterpreter share: users cut 8:1:1, windows of 10 items."""
+"""The data and frozen recommenders that the papers on language models share: training rows of up to 10 items."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ class Study:
 
     @cached_property
     def train(self) -> Cases:
-        """The paper's training rows: every prefix of a training user with at least 3 items; 66,127 in ML-100K."""
-        return data.prefixes(self.split.train, np.arange(len(self.split.train)), MIN_HISTORY, WINDOW)
+        """The papers' training rows, with at most the last ten items.
+
+        LLaRA and RecInterpreter: every prefix of a training user with at least 3 items; 66,127 in MovieLens-100K.
+        BIGRec: windows of ten items; 72,456.
+        """
+        least = WINDOW if self.split.name == "temporal-windows" else MIN_HISTORY
+        return data.prefixes(self.split.train, np.arange(len(self.split.train)), least, WINDOW)
 
     def prefixes(self, part: str = "test", each: int | None = None, seed: int = 0) -> Cases:
         """All prefixes of the held-out users, at most ``each`` a user, drawn with ``seed``."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recnb import bigrec, bigrec_ranking, bigrec_results, bigrec_study, data, llm, metrics
 from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Grounding, Instructions, filed, reweighted, spoken
 from recnb.bigrec_study import SHIPPED
-from recnb.bigrec_training import Plan, Rows, answer_nats, drawn, recent, windows
+from recnb.bigrec_training import Plan, Rows, answer_nats, drawn, recent
 from recnb.datasets import tidy_title
 from recnb.study import Study
 
@@ -42,7 +42,7 @@ def write(lm, catalogue):
 
 
 def test_windows_are_cut_by_the_time_of_their_target(study):
-    split, train = study.split, windows(study)
+    split, train = study.split, study.train
     assert (len(train), len(split.valid), len(split.test)) == (72_456, 9_057, 9_057)
     assert all(len(history) == 10 for history in split.test.history)
     events = study.dataset.events
@@ -70,7 +70,7 @@ def test_a_name_is_filed_with_its_article_behind_and_borne_once(catalogue, movie
 
 
 def test_a_row_is_question_answer_and_end_and_learns_what_it_should(write, study):
-    case = windows(study).take(np.array([7]))
+    case = study.train.take(np.array([7]))
     history, target = case.history[0], int(case.target[0])
     for whole in (True, False):
         row = write.row(history, target, whole)
@@ -98,7 +98,7 @@ def test_names_fit_into_an_answer(write):
 
 def test_loss_is_that_of_transformers_on_the_answers_tokens(write, study):
     model = BigRec(llm.load(dtype=torch.float32)).eval()
-    cases = drawn(windows(study), 2, 0)
+    cases = drawn(study.train, 2, 0)
     rows = write.batches(cases, 2, whole=False)[0]
     plain = []
     for row in rows:
@@ -112,7 +112,7 @@ def test_a_few_rows_are_learnt_by_heart_and_then_said(study):
     """Overfits one batch: the greedy answers become the right ones, and the grounding finds them."""
     plan = Plan(rows=4, passes=1)
     model, write = bigrec_study.fresh(study, plan)
-    cases = drawn(windows(study), 4, 0)
+    cases = drawn(study.train, 4, 0)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(14):
         for rows in write.batches(cases, 4, whole=False):
@@ -126,7 +126,7 @@ def test_a_few_rows_are_learnt_by_heart_and_then_said(study):
 
 
 def test_rounds_hold_every_row_as_often_as_asked(study, write):
-    rows = Rows(windows(study), write, Plan(rows=150, passes=2))
+    rows = Rows(study.train, write, Plan(rows=150, passes=2))
     rng = np.random.default_rng(0)
     seen = [tuple(row.ids) for r in range(rows.rounds) for batch in rows(r, rng) for row in batch["rows"]]
     assert rows.rounds == 3 and len(seen) == 300
@@ -134,7 +134,7 @@ def test_rounds_hold_every_row_as_often_as_asked(study, write):
 
 
 def test_larger_draws_begin_with_the_smaller_ones(study):
-    every = windows(study)
+    every = study.train
     assert np.array_equal(drawn(every, 256, 1).target[:16], drawn(every, 16, 1).target)
     assert not np.array_equal(drawn(every, 16, 1).target, drawn(every, 16, 2).target)
 
@@ -230,7 +230,7 @@ def test_several_beams_put_each_beams_nearest_name_first():
 
 
 def test_rivals_see_the_same_rows_and_only_those(study):
-    few, rows = bigrec_ranking.few(study, 16, 0), drawn(windows(study), 16, 0)
+    few, rows = bigrec_ranking.few(study, 16, 0), drawn(study.train, 16, 0)
     assert [sequence[-1] for sequence in few.train] == rows.target.tolist()
     assert all(np.array_equal(s[:-1], h) for s, h in zip(few.train, rows.history, strict=True))
     cases = bigrec_study.asked(study, "test", 5)

@@ -14,10 +14,8 @@ same model's earlier ones.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,13 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import table
 import torch
 
 from recnb import backbones, data, datasets, metrics, recommenders, training
-
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["task", "ours", "peer", "peer_version", "unit", "ratio", "machine", "command", "date"]
 
 
 def peer_run(model: str, split_file: Path, options: argparse.Namespace) -> tuple[dict, list[dict], dict]:
@@ -128,17 +123,10 @@ def main() -> None:
     order = np.concatenate([np.arange(len(sequence)) for sequence in films.sequences()])
     events = films.events
     np.savez(split_file, user=events["user"].to_numpy(), item=events["item"].to_numpy(), order=order)
-    machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
-    flags = f"--models {' '.join(options.models)} --seconds {options.seconds:.0f}"
-    tail = [machine, f"python tests/benchmarks/backbones.py {flags}", datetime.date.today().isoformat()]
-    path = ROOT / "figures" / "benchmarks.csv"
+    command = f"backbones.py --models {' '.join(options.models)} --seconds {options.seconds:.0f}"
     for model in options.models:
-        rows = [[*row[:3], "RecBole 1.2.1", *row[3:], *tail] for row in compare(model, split, split_file, options)]
-        for row in rows:
-            print(*row, sep=" · ", flush=True)
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-        kept = table[~table["task"].str.startswith(f"{model}:")]
-        pd.concat([kept, pd.DataFrame(rows, columns=COLUMNS)]).to_csv(path, index=False)
+        rows = [[*row[:3], "RecBole 1.2.1", *row[3:]] for row in compare(model, split, split_file, options)]
+        table.write(rows, f"{model}:", options.threads, command)
 
 
 if __name__ == "__main__":

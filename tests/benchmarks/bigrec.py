@@ -9,23 +9,17 @@ published program does. The two take turns; the table has medians. Loading is no
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import table
 import torch
 import transformers
 
 from recnb import bigrec_ranking, bigrec_results, bigrec_study, llm
 from recnb.bigrec import LIMIT, spoken
 
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["task", "ours", "peer", "peer_version", "unit", "ratio", "machine", "command", "date"]
 NAME, BATCH = "1024 rows", 8
 
 
@@ -86,21 +80,14 @@ def main() -> None:
 
     grounded = turns(ground, embed_all, options.repeat)
     assert (near["ours"].argmin(1) == near["peer"].argmin(1)).mean() > 0.99
-    machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
-    command = f"python tests/benchmarks/bigrec.py --count {options.count} --repeat {options.repeat}"
-    tail = [machine, command, f"{datetime.date.today()}"]
     tasks = {f"four beams for {len(prompts)} prompts; {same:.0%} of first answers agree": beams}
     tasks[f"{len(answers)} answers grounded to {len(names)} names"] = grounded
     rows = []
     for task, (mine, theirs) in tasks.items():
         values = [f"{mine:.3g}", f"{theirs:.3g}", f"transformers {transformers.__version__}", "s"]
-        rows.append([f"BIGRec: {task}", *values, f"{theirs / mine:.2f}", *tail])
-    for row in rows:
-        print(*row, sep=" · ", flush=True)
-    path = ROOT / "figures" / "benchmarks.csv"
-    table = pd.read_csv(path, dtype=str)
-    kept = table[~table["task"].str.startswith("BIGRec:")]
-    pd.concat([kept, pd.DataFrame(rows, columns=COLUMNS)]).to_csv(path, index=False)
+        rows.append([f"BIGRec: {task}", *values, f"{theirs / mine:.2f}"])
+    command = f"bigrec.py --count {options.count} --repeat {options.repeat}"
+    table.write(rows, "BIGRec:", options.threads, command)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ Ours is timed on the same numbers of epochs and cases. Rows go to ``figures/benc
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import table
 import torch
 
 from recnb import backbones, data, dreamrec_study, dreamrec_training, metrics, training
@@ -30,8 +29,6 @@ from recnb.data import Cases, Split
 from recnb.dreamrec import DreamRec, Sampling, Sequences
 from recnb.dreamrec_training import STRONG, WINDOW, Plan
 
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["task", "ours", "peer", "peer_version", "unit", "ratio", "machine", "command", "date"]
 WRAPPED = """
 import runpy, sys
 import numpy as np
@@ -152,20 +149,11 @@ def main() -> None:
         [f"{name}: oracles of the test cases in ten steps, peer: our own {STRONG.model.steps} (strong track)",
          round(few, 2), round(every, 1), "s", every / few],
     ]  # fmt: skip
-    machine = f"{platform.machine()}, 1 thread of {os.cpu_count()} cores"
-    command = f"python tests/benchmarks/dreamrec.py --peer FOLDER --dataset {options.dataset} --epochs {options.epochs}"
-    tail = [machine, command, datetime.date.today().isoformat()]
     versions = [*["DreamRec 454133c"] * (len(found) - 1), "recnb"]
     ratios = ["–" if np.isnan(row[4]) else str(round(row[4], 2)) for row in found]
-    lines = [
-        [*row[:3], version, row[3], ratio, *tail] for row, version, ratio in zip(found, versions, ratios, strict=True)
-    ]
-    for line in lines:
-        print(*line, sep=" · ", flush=True)
-    path = ROOT / "figures" / "benchmarks.csv"
-    old = pd.read_csv(path, dtype=str)
-    new = pd.DataFrame(lines, columns=COLUMNS)
-    pd.concat([old[~old["task"].str.startswith(f"{name}:")], new]).to_csv(path, index=False)
+    lines = [[*row[:3], version, row[3], ratio] for row, version, ratio in zip(found, versions, ratios, strict=True)]
+    command = f"dreamrec.py --peer FOLDER --dataset {options.dataset} --epochs {options.epochs}"
+    table.write(lines, f"{name}:", 1, command)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ timed.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -21,14 +19,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import table
 import torch
 import transformers
 
 from recnb import assets, interpreter_study, llm, runner, study
 
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["task", "ours", "peer", "peer_version", "unit", "ratio", "machine", "command", "date"]
 LIMIT, BATCH = 24, 64
 
 
@@ -85,16 +81,10 @@ def main() -> None:
     for task, key, unit, digits in tasks:
         ours, peer = (float(np.median([run[key] for run in told[side]])) for side in ("ours", "peer"))
         values = [str(round(value, digits)) for value in (ours, peer)]
-        rows.append([f"RecInterpreter: {task}", *values, unit, f"{peer / ours:.2f}"])
-    machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
-    command = f"python tests/benchmarks/interpreter.py --count {options.count} --repeat {options.repeat}"
-    tail, version = [machine, command, f"{datetime.date.today()}"], f"transformers {transformers.__version__}"
-    new = pd.DataFrame([[*row[:3], version, *row[3:], *tail] for row in rows], columns=COLUMNS)
-    for row in new.to_numpy():
-        print(*row, sep=" · ", flush=True)
-    path = ROOT / "figures" / "benchmarks.csv"
-    table = pd.read_csv(path, dtype=str)
-    pd.concat([table[~table["task"].str.startswith("RecInterpreter:")], new]).to_csv(path, index=False)
+        version = f"transformers {transformers.__version__}"
+        rows.append([f"RecInterpreter: {task}", *values, version, unit, f"{peer / ours:.2f}"])
+    command = f"interpreter.py --count {options.count} --repeat {options.repeat}"
+    table.write(rows, "RecInterpreter:", options.threads, command)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ Loading and a first step are not timed. Rows go to ``figures/benchmarks.csv`` in
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -26,8 +24,8 @@ import timeit
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import peft
+import table
 import torch
 import transformers
 from torch import nn
@@ -37,8 +35,6 @@ from recnb.llara import Llara, LlaraConfig
 from recnb.llara_training import Plan, Rows, Stage, Study
 from recnb.prompts import Prompt
 
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ["task", "ours", "peer", "peer_version", "unit", "ratio", "machine", "command", "date"]
 CONFIG = LlaraConfig(listwise=0.0)  # the loss that both sides can have: on the answer alone
 MICRO, LR, CLIP, EDGE = 8, 1e-3, 1.0, 4096  # EDGE: of the square matrices whose product is the machine's peak
 
@@ -177,22 +173,17 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32, help=f"prompts trained on, a multiple of {MICRO}")
     parser.add_argument("--repeat", type=int, default=3, help="turns of each side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=ROOT / "figures" / "benchmarks.csv")
+    parser.add_argument("--out", type=Path, default=table.PATH)
     for hidden in ("--side", "--dtype"):  # what a child process is told
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.side:
         return print(json.dumps((score if options.side == "score" else train)(options, getattr(torch, options.dtype))))
-    machine = f"{platform.machine()}, {options.threads} thread(s) of {os.cpu_count()} cores"
-    command = f"python tests/benchmarks/language_model.py --prompts {options.prompts} --repeat {options.repeat}"
     peer = f"transformers {transformers.__version__} + peft {peft.__version__}"
-    tail, rows = [machine, command, f"{datetime.date.today()}"], compare(options, llm.precision())
-    new = pd.DataFrame([[*map(str, row[:3]), peer, *map(str, row[3:]), *tail] for row in rows], columns=COLUMNS)
-    for row in new.to_numpy():
-        print(*row, sep=" · ", flush=True)
-    table = pd.read_csv(options.out, dtype=str) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
-    pd.concat([table[~table["task"].isin(new["task"])], new]).to_csv(options.out, index=False)
+    rows = [[*row[:3], peer, *row[3:]] for row in compare(options, llm.precision())]
+    command = f"language_model.py --prompts {options.prompts} --repeat {options.repeat}"
+    table.write(rows, "LLaRA:", options.threads, command, options.out)
 
 
 if __name__ == "__main__":
