@@ -227,6 +227,46 @@ def _read_retailrocket(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return events, pd.DataFrame({"item": np.unique(events["item"])})
 
 
+def _read_retailrocket_events(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RetailRocket as published, prepared as the SQN benchmark has it: without purchases, rare visitors and items."""
+    events = _publisher_csv(folder / "events.csv", ["timestamp", "visitorid", "event", "itemid", "transactionid"])
+    events = events[events["transactionid"].isna()].rename(columns={"visitorid": "user", "itemid": "item"})
+    for column in ("user", "item"):  # one pass, visitors first
+        events = events[events.groupby(column)[column].transform("size") > 2]
+    rating = np.where(events["event"] == "addtocart", 1.0, 0.2)
+    events = events.assign(rating=rating, timestamp=events["timestamp"] / 1000)  # from milliseconds
+    return events, pd.DataFrame({"item": np.unique(events["item"])})
+
+
+def _read_rc15(folder: Path, sessions: int = 200_000) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RecSys Challenge 2015 as published, prepared as the SQN benchmark has it: a click 0.2, a purchase 1.
+
+    Of the sessions with more than two clicks, ``sessions`` are drawn, here with seed 0.
+    """
+    names = ["user", "timestamp", "item"]
+    clicks = _publisher_csv(folder / "yoochoose-clicks.dat", names, header=None).assign(rating=0.2)
+    buys = _publisher_csv(folder / "yoochoose-buys.dat", names, header=None).assign(rating=1.0)
+    long = clicks.groupby("user").size().loc[lambda count: count > 2].index.to_numpy()
+    kept = np.random.default_rng(0).permutation(long)[:sessions]
+    events = pd.concat([clicks, buys])
+    events = events[events["user"].isin(kept)]
+    since = pd.to_datetime(events["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")
+    events = events.assign(timestamp=since.dt.total_seconds())
+    return events, pd.DataFrame({"item": np.unique(events["item"])})
+
+
+def _publisher_csv(path: Path, names: list[str], header: int | None = 0) -> pd.DataFrame:
+    """The first columns of a publisher's file, under our names where it has none."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; put the publisher's file there, unpacked")
+    if header is None:
+        return pd.read_csv(path, header=None, usecols=range(len(names)), names=names)
+    table = pd.read_csv(path)
+    if missing := [name for name in names if name not in table]:
+        raise DataError(f"{path}, line 1: no column {missing[0]!r}; found {', '.join(table)}")
+    return table
+
+
 def _read_prefix_rows(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows (history of up to 10, next item) of train, val and test, joined again into sequences.
 
@@ -259,5 +299,7 @@ PUBLIC: dict[str, Callable[[Path], tuple[pd.DataFrame, pd.DataFrame]]] = {
     "ml-latest-small": _read_ml_small,
     "lastfm-llara": _read_prefix_rows,
     "zhihu-dreamrec": _read_prefix_rows,
+    "retailrocket": _read_retailrocket_events,
     "retailrocket-dros": _read_retailrocket,
+    "rc15": _read_rc15,
 }

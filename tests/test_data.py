@@ -176,6 +176,39 @@ def test_retailrocket_has_two_rewards(public_data):
     assert sorted(own.events["rating"].unique()) == [0.2, 1.0]
 
 
+def test_retailrocket_is_read_as_published(tmp_path, monkeypatch):
+    """No purchases; visitors, then items, with more than two events; a cart is worth 1; milliseconds become seconds."""
+    folder = tmp_path / "retailrocket"
+    folder.mkdir()
+    lines = ["timestamp,visitorid,event,itemid,transactionid", "9000,7,transaction,1,55", "1,8,view,1,"]
+    lines += [f"{1000 * t},7,{'addtocart' if t == 3 else 'view'},1," for t in (3, 1, 2)]
+    lines += ["4000,7,view,2,"]
+    (folder / "events.csv").write_text("\n".join(lines))
+    monkeypatch.setenv("RECNB_DATA", str(tmp_path))
+    events = datasets.load("retailrocket").events
+    assert events[["timestamp", "rating"]].to_numpy().tolist() == [[1, 0.2], [2, 0.2], [3, 1.0]]
+    (folder / "events.csv").write_text("timestamp,visitorid\n")
+    with pytest.raises(DataError, match="line 1: no column 'event'"):
+        datasets.load("retailrocket")
+
+
+def test_rc15_is_read_as_published(tmp_path, monkeypatch):
+    """Sessions of more than two clicks, with their purchases at 1, in order of time."""
+    folder = tmp_path / "rc15"
+    folder.mkdir()
+    clicks = [f"5,2014-04-07T10:5{m}:09.277Z,{item},0" for m, item in ((1, 11), (3, 12), (5, 11))]
+    (folder / "yoochoose-clicks.dat").write_text("\n".join([*clicks, "6,2014-04-07T10:51:09.277Z,11,0"]))
+    monkeypatch.setenv("RECNB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="yoochoose-buys.dat: no such file"):
+        datasets.load("rc15")
+    buys = ["5,2014-04-07T10:54:00.000Z,12,12462,1", "6,2014-04-07T10:59:00.000Z,11,12462,1"]
+    (folder / "yoochoose-buys.dat").write_text("\n".join(buys))
+    own = datasets.load("rc15")
+    assert own.items["raw"].tolist() == [11, 12]
+    assert own.events[["item", "rating"]].to_numpy().tolist() == [[0, 0.2], [1, 0.2], [1, 1.0], [0, 0.2]]
+    assert own.events["timestamp"].iloc[1] - own.events["timestamp"].iloc[0] == pytest.approx(120)
+
+
 @pytest.fixture
 def public_data(monkeypatch):
     from pathlib import Path

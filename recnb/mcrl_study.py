@@ -1,0 +1,291 @@
+"""The runs behind notebook 08: every agent on every backbone, judged person by person, and kept with the package.
+
+    python -m recnb.mcrl_study --backbones SASRec --seeds 0 1 2
+
+Only means and sums a person are kept, never the data: any interval over people and seeds can be computed from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from recnb import backbones, datasets, mcrl_evaluation, recommenders, runs
+from recnb.data import Dataset
+from recnb.mcrl import Critic, McrlConfig
+from recnb.mcrl_evaluation import Score
+from recnb.mcrl_simulators import FAMILIES, Averages, Ensemble, episodes
+from recnb.mcrl_training import MIN_HISTORY, Log, Plan, Trained, heads, logs, trained
+from recnb.store import plain
+from recnb.training import Progress
+
+SHIPPED = Path(__file__).parent / "trained" / "mcrl"
+CLIPS = (1, 10, 100)
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of values or mean ratings beside scores, in standard deviations
+OFFERED = 20  # ratings that a film needs to be offered by a simulated episode
+SHORTLIST = 100
+
+_MCRL: dict[str, Any] = {"td": 1.0, "conservative": 0.1, "reward": 0.5, "transition": 0.5}
+_WARM = 700  # steps; a third of a run, as 15,000 steps are in the published ones
+BASELINES: dict[str, dict[str, Any]] = {
+    "CE": {},
+    "SQN": {"td": 1.0},
+    "SAC": {"td": 1.0, "actor": "value", "warm": _WARM},
+    "SNQN": {"td": 1.0, "unchosen": 1.0},
+    "SA2C": {"td": 1.0, "unchosen": 1.0, "actor": "advantage", "warm": _WARM},
+    "MCRL-style": _MCRL,
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "MCRL-style, no conservative term": {**_MCRL, "conservative": 0.0},
+    "MCRL-style, no reward model": {**_MCRL, "reward": 0.0},
+    "MCRL-style, no transition model": {**_MCRL, "transition": 0.0},
+    "MCRL-style, gamma 0": {**_MCRL, "gamma": 0.0},
+    "MCRL-style, no values": {**_MCRL, "td": 0.0},
+    "MCRL-style, rewards shuffled": _MCRL,
+    "SQN, gamma 0": {"td": 1.0, "gamma": 0.0},
+    "SQN, rewards shuffled": {"td": 1.0},
+    "CE, weighted by reward": {"actor": "reward"},
+    "CE, dummy head": {"dummy": 1.0},
+    "CE, twice as wide": {},
+}
+METHODS = BASELINES | ABLATIONS
+
+
+def plan(method: str, backbone: str = "SASRec", seed: int = 0, epochs: int | None = None) -> Plan:
+    """How a method is trained on a backbone.
+
+    A critic learns from every other batch; methods with two critics thus get twice the epochs of those with one, and
+    the critic that is used sees every row as often as a recommender does.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; allowed: {', '.join(METHODS)}")
+    recipe, terms = recommenders.recipe(backbone, seed=seed), METHODS[method]
+    width = recipe.model.dim * (2 if method.endswith("wide") else 1)
+    model = McrlConfig(backbone=replace(recipe.model, max_length=50, dim=width), **terms)
+    rounds = epochs or recipe.train.epochs * (2 if model.td else 1)
+    train = replace(recipe.train, epochs=rounds, eval_every=max(1, rounds // 7))
+    return Plan(model, train, deal=method.endswith("shuffled"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Data and judges of all runs on one data set.
+
+    Attributes:
+        dataset: as loaded.
+        parts: see `mcrl_training.logs`.
+    """
+
+    dataset: Dataset
+    parts: dict[str, Log]
+
+    @cached_property
+    def averages(self) -> Averages:
+        """What films get on average from the training users."""
+        return Averages.of(self.parts["policy"])
+
+    @cached_property
+    def judges(self) -> dict[str, Ensemble]:
+        """The simulators, fitted on users that no agent saw."""
+        return {name: Ensemble(name, self.parts["judge"]) for name in FAMILIES}
+
+    @cached_property
+    def offered(self) -> np.ndarray:
+        """Items with enough ratings for a simulator to know them."""
+        logged = [self.parts[part].items for part in ("policy", "judge")]
+        return np.flatnonzero(np.bincount(np.concatenate(sum(logged, [])), minlength=self.dataset.n_items) >= OFFERED)
+
+    def expected(self, log: Log) -> np.ndarray:
+        """What every item is worth on average to the users of a log, case by case (n, n_items); from the judges' users.
+
+        A user's own generosity is taken from the history of the case.
+        """
+        means = Averages.of(self.parts["judge"], "rewards")
+        pairs = zip(log.items, log.rewards, strict=True)
+        users = [means.user(i[:t], r[:t]) for i, r in pairs for t in range(MIN_HISTORY, len(i))]
+        return means.mean + np.array(users)[:, None] + means.item
+
+    def behaviour(self, report: Callable[[Progress], None] = lambda _: None) -> Trained:
+        """The policy that wrote the log, as far as it can be guessed: a SASRec of the judges' users."""
+        return trained(self.dataset, self.parts | {"policy": self.parts["judge"]}, plan("CE"), report)
+
+
+def load(dataset: str = "ml-100k", reward: str | None = None, tie_seed: int | None = 0) -> Study:
+    """Data in parts; rewards are "tier" on star ratings, and what was logged where that is a reward already."""
+    log = datasets.load(dataset, tie_seed)
+    stars = bool((log.events["rating"] >= 1).mean() > 0.5)
+    return Study(log, logs(log, reward or ("tier" if stars else "logged")))
+
+
+def standard(scores: np.ndarray) -> np.ndarray:
+    """Each row with mean 0 and standard deviation 1."""
+    return (scores - scores.mean(1, keepdims=True)) / scores.std(1, keepdims=True).clip(1e-9)
+
+
+def mixed(critic: Critic, strength: float) -> Score:
+    """Scores with values beside them."""
+
+    def score(histories: list[np.ndarray]) -> np.ndarray:
+        both = heads(critic, histories)
+        return standard(both["scores"]) + strength * standard(both["values"])
+
+    return score
+
+
+def reranked(critic: Critic, means: np.ndarray, strength: float) -> Score:
+    """The first hundred by score, with the films' mean ratings beside their scores: a control without learning."""
+
+    def score(histories: list[np.ndarray]) -> np.ndarray:
+        scores = standard(heads(critic, histories)["scores"])
+        last = -np.sort(-scores, axis=1)[:, SHORTLIST - 1 : SHORTLIST]
+        return np.where(scores >= last, scores + strength * means / means.std(), scores - 1e3)
+
+    return score
+
+
+def head(critic: Critic, name: str) -> Score:
+    """One head of a critic, "scores" or "values"."""
+    return lambda histories: heads(critic, histories)[name]
+
+
+def rankings(study: Study, agent: Trained) -> tuple[dict[str, Score], dict[str, float]]:
+    """Every way to rank with an agent, and the strengths that the validation users' pools chose."""
+    critic, held = agent.critic, mcrl_evaluation.pool(study.parts["valid"])
+
+    def best(make: Callable[[float], Score]) -> float:
+        worth = [_return(make(strength), held) for strength in STRENGTHS]
+        return STRENGTHS[int(np.argmax(worth))]
+
+    ways = {"scores": head(critic, "scores")}
+    makers: dict[str, Callable[[float], Score]] = {"mean ratings": lambda s: reranked(critic, study.averages.item, s)}
+    if agent.model.config.td:
+        ways["values"] = head(critic, "values")
+        makers = {"both": lambda s: mixed(critic, s)}
+    strengths = {name: best(make) for name, make in makers.items()}
+    return ways | {name: makers[name](strengths[name]) for name in makers}, strengths
+
+
+def _return(score: Score, held: mcrl_evaluation.Pool, gamma: float = 0.9) -> float:
+    return float(mcrl_evaluation.earned(held, mcrl_evaluation.replay(score, held), gamma)["return"].mean())
+
+
+def judged(study: Study, agent: Trained) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Everything that is measured of an agent: one row a test user and way of ranking, and the strengths chosen."""
+    ways, strengths = rankings(study, agent)
+    frames = []
+    for name, score in ways.items():
+        table = ladder(study, score, weighted=name == "scores")
+        if name == "values":
+            table = table.join(believed(study, agent))
+        frames.append(table.reset_index(names="user").assign(by=name))
+    return pd.concat(frames, ignore_index=True), strengths
+
+
+def ladder(study: Study, score: Score, weighted: bool) -> pd.DataFrame:
+    """Hits by reward, replay, simulated episodes and, if ``weighted``, one-step estimates: one row a test user."""
+    log = study.parts["test"]
+    cases = log.cases()
+    scores = score(cases.history)
+    hits = mcrl_evaluation.by_reward(scores, log)
+    hits["gained"] = hits["HR"] * hits["reward"]
+    table = hits.groupby("user")[["gained", "reward"]].sum()
+    for kind, rows in hits.groupby("good"):
+        label = "good" if kind else "poor"
+        means = rows.groupby("user")[["HR", "NDCG"]].agg(["mean", "size"])
+        table[[f"HR {label}", f"NDCG {label}", f"cases {label}"]] = means[
+            [("HR", "mean"), ("NDCG", "mean"), ("HR", "size")]
+        ]
+    held = mcrl_evaluation.pool(log)
+    order = mcrl_evaluation.replay(score, held)
+    for gamma in (0.5, 0.9):
+        earned = mcrl_evaluation.earned(held, order, gamma).set_index("user")
+        table[f"return {gamma}"] = earned["return"]
+    table[["rating@5", "NDCG of ratings"]] = earned[["rating@5", "NDCG"]]
+    for family, ensemble in study.judges.items():
+        played = episodes(score, ensemble, log, study.offered).set_index("user")
+        table[[f"{family} rating", f"{family} spread"]] = played[["rating", "spread"]]
+    return table.join(estimates(study, score, scores)) if weighted else table
+
+
+def estimates(study: Study, score: Score, scores: np.ndarray) -> pd.DataFrame:
+    """The sums a user that SNIPS, the doubly robust estimate and the effective sample size need, by clip."""
+    log, valid = study.parts["test"], study.parts["valid"].cases()
+    cases, critic = log.cases(), study.behaviour().critic
+    likely = {}
+    for name, some, tuned in (
+        ("policy", scores, score(valid.history)),
+        ("behaviour", head(critic, "scores")(cases.history), head(critic, "scores")(valid.history)),
+    ):
+        likely[name] = mcrl_evaluation.probabilities(some, cases, mcrl_evaluation.temperature(tuned, valid))
+    expected = study.expected(log)
+    sums = []
+    for clip in CLIPS:
+        found = mcrl_evaluation.one_step(
+            likely["policy"], likely["behaviour"], cases, log.column(log.rewards), expected, clip
+        )
+        found = found.assign(worth=found["weight"] * found["reward"], square=found["weight"] ** 2)
+        sums.append(
+            found.groupby("user")[["weight", "worth", "square", "direct", "robust"]].sum().add_suffix(f" {clip}")
+        )
+    return pd.concat(sums, axis=1)
+
+
+def believed(study: Study, agent: Trained) -> pd.DataFrame:
+    """What Q says of logged steps and of its favourites, beside the returns that followed: means a test user."""
+    log, gamma = study.parts["test"], agent.model.config.gamma
+    values = heads(agent.critic, log.cases().history)["values"]
+    return mcrl_evaluation.overestimation(values, log, gamma).groupby("user").mean()
+
+
+def run(method: str, backbone: str, seed: int, dataset: str, reward: str | None, keep: bool, threads: int) -> None:
+    """Train one agent, judge it, and write what came out."""
+    torch.set_num_threads(threads)
+    study, how = load(dataset, reward), plan(method, backbone, seed)
+
+    def report(now: Progress) -> None:
+        print(f"{method} {backbone} {seed}: {now.epoch}/{now.epochs} {now.loss:.3f} {now.score:.4f}", flush=True)
+
+    agent = trained(study.dataset, study.parts, how, report)
+    table, strengths = judged(study, agent)
+    folder = SHIPPED / study.dataset.name / f"{method.replace(',', '').replace(' ', '-')}.{backbone}.{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    table.astype({"by": "category"}).to_parquet(folder / "people.parquet")
+    agent.curve.to_parquet(folder / "curve.parquet")
+    if keep:
+        weights = {key: value for key, value in agent.model.state_dict().items() if not key.startswith("critics.1")}
+        save_file(weights, folder / "model.safetensors")
+    about = {"method": method, "backbone": backbone, "seed": seed, "reward": reward, "plan": plain(how)}
+    runs.describe(folder, "mcrl_study", threads, about | {"strengths": strengths} | agent.info)
+    print(method, backbone, seed, table.groupby("by").mean(numeric_only=True).round(4).to_dict("index"), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what was asked for, several at a time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=list(BASELINES), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--backbones", nargs="*", default=["SASRec"], choices=backbones.NAMES)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--reward", help="tier, top, centred, debiased or logged")
+    parser.add_argument("--keep", action="store_true", help="keep the weights, to ship them")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args(arguments)
+    rest = (given.dataset, given.reward, given.keep)
+    jobs = [(m, b, seed, *rest) for seed in given.seeds for b in given.backbones for m in given.only]
+    runs.side_by_side(run, jobs, given.workers)
+
+
+if __name__ == "__main__":
+    main()
