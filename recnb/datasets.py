@@ -263,7 +263,7 @@ def _publisher_csv(path: Path, names: list[str], header: int | None = 0) -> pd.D
         return pd.read_csv(path, header=None, usecols=range(len(names)), names=names)
     table = pd.read_csv(path)
     if missing := [name for name in names if name not in table]:
-        raise DataError(f"{path}, line 1: no column {missing[0]!r}; found {', '.join(table)}")
+        raise DataError(f"{path}, line 1: no column {missing[0]!r}; found {', '.join(map(str, table.columns))}")
     return table
 
 

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from recnb import metrics
 from recnb.data import Cases
-from recnb.mcrl_training import GOOD, Log
+from recnb.mcrl_training import Log
 
 Score = Callable[[list[np.ndarray]], np.ndarray]  # histories to scores of all items (n, n_items)
 
@@ -27,25 +27,29 @@ def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
     return found
 
 
-def overestimation(values: np.ndarray, log: Log, gamma: float) -> pd.DataFrame:
+def overestimation(value: Score, log: Log, gamma: float, block: int = 1000) -> pd.DataFrame:
     """What Q says of the logged step and of its own favourite, beside the return that followed the logged step.
 
     Args:
-        values: Q of all items for every case of the log (n, n_items).
-        log: whose cases they are.
+        value: histories to Q of all items (n, n_items).
+        log: whose cases are asked.
         gamma: discount.
+        block: cases at once.
 
     Returns:
-        one row a case: ``user``, ``taken`` Q(s, a), ``best`` max_a Q(s, a) over what the user has not had,
-        ``returned`` G.
+        one row a case: ``user``, ``taken`` Q(s, a), ``best`` max_a Q(s, a), over what the user has not had where items
+        come once, and ``returned``, G.
     """
-    cases = log.cases()
-    free = values.copy()
-    for row, history in zip(free, cases.history, strict=True):
-        row[history] = -np.inf
-    followed = log.column([returns(some, gamma) for some in log.rewards])
-    taken = values[np.arange(len(cases)), cases.target]
-    return pd.DataFrame({"user": cases.user, "taken": taken, "best": free.max(1), "returned": followed})
+    cases, found = log.cases(), []
+    for start in range(0, len(cases), block):
+        some = cases.take(np.arange(start, min(start + block, len(cases))))
+        values = np.array(value(some.history))
+        taken = values[np.arange(len(some)), some.target]
+        for row, history in zip(values, some.history if log.stars else (), strict=log.stars):
+            row[history] = -np.inf
+        found.append(pd.DataFrame({"user": some.user, "taken": taken, "best": values.max(1)}))
+    followed = log.column([returns(rewards, gamma) for rewards in log.rewards])
+    return pd.concat(found, ignore_index=True).assign(returned=followed)
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,17 @@ def by_chance(held: Pool, gamma: float, picks: int = 10) -> pd.DataFrame:
     return pd.DataFrame({"user": held.user, "return": worth, "rating@5": held.ratings.mean(1), "NDCG": ndcg})
 
 
-def by_reward(scores: np.ndarray, log: Log, k: int = 10) -> pd.DataFrame:
-    """Hits and gains of every case, seen items filtered: ``user``, ``good``, ``reward``, ``HR``, ``NDCG``."""
-    cases = log.cases()
-    placed = metrics.ranks(scores, cases.target, cases.history)
-    good, reward = log.column(log.ratings) >= GOOD, log.column(log.rewards)
-    found = {"user": cases.user, "good": good, "reward": reward}
-    return pd.DataFrame(found | {"HR": placed.hit_rate(k), "NDCG": placed.ndcg(k)})
+def by_reward(score: Score, log: Log, k: int = 10, block: int = 1000) -> pd.DataFrame:
+    """Hits and gains of every case: ``user``, ``good``, ``reward``, ``HR``, ``NDCG``.
+
+    Seen items are filtered where nobody gets an item twice; where actions repeat, they compete.
+    """
+    cases, found = log.cases(), []
+    for start in range(0, len(cases), block):
+        some = cases.take(np.arange(start, min(start + block, len(cases))))
+        placed = metrics.ranks(score(some.history), some.target, some.history if log.stars else None)
+        found.append(pd.DataFrame({"user": some.user, "HR": placed.hit_rate(k), "NDCG": placed.ndcg(k)}))
+    return pd.concat(found, ignore_index=True).assign(good=log.good(), reward=log.column(log.rewards))
 
 
 def probabilities(scores: np.ndarray, cases: Cases, temperature: float = 1.0) -> np.ndarray:

@@ -123,10 +123,9 @@ class Study:
 
 
 def load(dataset: str = "ml-100k", reward: str | None = None, tie_seed: int | None = 0) -> Study:
-    """Data in parts; rewards are "tier" on star ratings, and what was logged where that is a reward already."""
+    """The four groups of users of a data set; see `mcrl_training.logs` for the rewards."""
     log = datasets.load(dataset, tie_seed)
-    stars = bool((log.events["rating"] >= 1).mean() > 0.5)
-    return Study(log, logs(log, reward or ("tier" if stars else "logged")))
+    return Study(log, logs(log, reward))
 
 
 def standard(scores: np.ndarray) -> np.ndarray:
@@ -161,20 +160,19 @@ def head(critic: Critic, name: str) -> Score:
 
 
 def rankings(study: Study, agent: Trained) -> tuple[dict[str, Score], dict[str, float]]:
-    """Every way to rank with an agent, and the strengths that the validation users' pools chose."""
-    critic, held = agent.critic, mcrl_evaluation.pool(study.parts["valid"])
-
-    def best(make: Callable[[float], Score]) -> float:
-        worth = [_return(make(strength), held) for strength in STRENGTHS]
-        return STRENGTHS[int(np.argmax(worth))]
-
+    """Every way to rank with an agent, and the strengths that the validation users' pools chose, on stars."""
+    critic, strengths = agent.critic, dict[str, float]()
     ways = {"scores": head(critic, "scores")}
     makers: dict[str, Callable[[float], Score]] = {"mean ratings": lambda s: reranked(critic, study.averages.item, s)}
     if agent.model.config.td:
         ways["values"] = head(critic, "values")
         makers = {"both": lambda s: mixed(critic, s)}
-    strengths = {name: best(make) for name, make in makers.items()}
-    return ways | {name: makers[name](strengths[name]) for name in makers}, strengths
+    if study.parts["valid"].stars:
+        held = mcrl_evaluation.pool(study.parts["valid"])
+        for name, make in makers.items():
+            strengths[name] = max(STRENGTHS, key=lambda strength: _return(make(strength), held))
+            ways[name] = make(strengths[name])
+    return ways, strengths
 
 
 def _return(score: Score, held: mcrl_evaluation.Pool, gamma: float = 0.9) -> float:
@@ -194,19 +192,22 @@ def judged(study: Study, agent: Trained) -> tuple[pd.DataFrame, dict[str, float]
 
 
 def ladder(study: Study, score: Score, weighted: bool) -> pd.DataFrame:
-    """Hits by reward, replay, simulated episodes and, if ``weighted``, one-step estimates: one row a test user."""
+    """Hits by reward and, on stars, replay, simulated episodes and one-step estimates: one row a test user.
+
+    Args:
+        study: the data and its judges.
+        score: histories to scores of all items.
+        weighted: whether the scores are a policy's, for the one-step estimates.
+    """
     log = study.parts["test"]
-    cases = log.cases()
-    scores = score(cases.history)
-    hits = mcrl_evaluation.by_reward(scores, log)
+    hits = mcrl_evaluation.by_reward(score, log)
     hits["gained"] = hits["HR"] * hits["reward"]
     table = hits.groupby("user")[["gained", "reward"]].sum()
     for kind, rows in hits.groupby("good"):
-        label = "good" if kind else "poor"
-        means = rows.groupby("user")[["HR", "NDCG"]].agg(["mean", "size"])
-        table[[f"HR {label}", f"NDCG {label}", f"cases {label}"]] = means[
-            [("HR", "mean"), ("NDCG", "mean"), ("HR", "size")]
-        ]
+        means = rows.groupby("user").agg(HR=("HR", "mean"), NDCG=("NDCG", "mean"), cases=("HR", "size"))
+        table = table.join(means.add_suffix(" good" if kind else " poor"))
+    if not log.stars:
+        return table
     held = mcrl_evaluation.pool(log)
     order = mcrl_evaluation.replay(score, held)
     for gamma in (0.5, 0.9):
@@ -216,37 +217,32 @@ def ladder(study: Study, score: Score, weighted: bool) -> pd.DataFrame:
     for family, ensemble in study.judges.items():
         played = episodes(score, ensemble, log, study.offered).set_index("user")
         table[[f"{family} rating", f"{family} spread"]] = played[["rating", "spread"]]
-    return table.join(estimates(study, score, scores)) if weighted else table
+    return table.join(estimates(study, score)) if weighted else table
 
 
-def estimates(study: Study, score: Score, scores: np.ndarray) -> pd.DataFrame:
+def estimates(study: Study, score: Score) -> pd.DataFrame:
     """The sums a user that SNIPS, the doubly robust estimate and the effective sample size need, by clip."""
     log, valid = study.parts["test"], study.parts["valid"].cases()
-    cases, critic = log.cases(), study.behaviour().critic
-    likely = {}
-    for name, some, tuned in (
-        ("policy", scores, score(valid.history)),
-        ("behaviour", head(critic, "scores")(cases.history), head(critic, "scores")(valid.history)),
-    ):
-        likely[name] = mcrl_evaluation.probabilities(some, cases, mcrl_evaluation.temperature(tuned, valid))
-    expected = study.expected(log)
+    cases, reward, expected = log.cases(), log.column(log.rewards), study.expected(log)
+
+    def calibrated(one: Score) -> np.ndarray:
+        heat = mcrl_evaluation.temperature(one(valid.history), valid)
+        return mcrl_evaluation.probabilities(one(cases.history), cases, heat)
+
+    policy, behaviour = calibrated(score), calibrated(head(study.behaviour().critic, "scores"))
     sums = []
     for clip in CLIPS:
-        found = mcrl_evaluation.one_step(
-            likely["policy"], likely["behaviour"], cases, log.column(log.rewards), expected, clip
-        )
+        found = mcrl_evaluation.one_step(policy, behaviour, cases, reward, expected, clip)
         found = found.assign(worth=found["weight"] * found["reward"], square=found["weight"] ** 2)
-        sums.append(
-            found.groupby("user")[["weight", "worth", "square", "direct", "robust"]].sum().add_suffix(f" {clip}")
-        )
+        kept = found.groupby("user")[["weight", "worth", "square", "direct", "robust"]].sum()
+        sums.append(kept.add_suffix(f" {clip}"))
     return pd.concat(sums, axis=1)
 
 
 def believed(study: Study, agent: Trained) -> pd.DataFrame:
     """What Q says of logged steps and of its favourites, beside the returns that followed: means a test user."""
-    log, gamma = study.parts["test"], agent.model.config.gamma
-    values = heads(agent.critic, log.cases().history)["values"]
-    return mcrl_evaluation.overestimation(values, log, gamma).groupby("user").mean()
+    found = mcrl_evaluation.overestimation(head(agent.critic, "values"), study.parts["test"], agent.model.config.gamma)
+    return found.groupby("user").mean()
 
 
 def run(method: str, backbone: str, seed: int, dataset: str, reward: str | None, keep: bool, threads: int) -> None:

@@ -55,6 +55,7 @@ class Log:
         ratings: as logged, aligned with ``items``.
         rewards: what the agent is told, aligned.
         times: in seconds, aligned.
+        stars: whether the ratings are stars, one an item at most; else they are rewards of actions that repeat.
     """
 
     n_items: int
@@ -63,39 +64,48 @@ class Log:
     ratings: list[np.ndarray]
     rewards: list[np.ndarray]
     times: list[np.ndarray]
+    stars: bool = True
 
     def take(self, index: np.ndarray) -> Log:
         """The users at these positions."""
-        kept = [[column[i] for i in index] for column in (self.items, self.ratings, self.rewards, self.times)]
-        return Log(self.n_items, self.user[index], *kept)
+        columns = {name: [getattr(self, name)[i] for i in index] for name in ("items", "ratings", "rewards", "times")}
+        return replace(self, user=self.user[index], **columns)
 
     def cases(self, least: int = MIN_HISTORY) -> Cases:
         """Every step with at least ``least`` items before it, as a next-item case."""
         return data.prefixes(self.items, self.user, least)
+
+    def good(self) -> np.ndarray:
+        """Which targets of `cases` were liked, or carted where there are no stars (n,)."""
+        return self.column(self.ratings) >= (GOOD if self.stars else 1)
 
     def column(self, values: list[np.ndarray], least: int = MIN_HISTORY) -> np.ndarray:
         """Values aligned with ``items`` as values of the targets of `cases` (n,)."""
         return np.concatenate([some[least:] for some in values])
 
 
-def logs(dataset: Dataset, reward: str = "tier", seed: int = 0, shares=(0.6, 0.2, 0.1)) -> dict[str, Log]:
+def logs(
+    dataset: Dataset, reward: str | None = None, seed: int = 0, shares: tuple[float, ...] = (0.6, 0.2, 0.1)
+) -> dict[str, Log]:
     """Users at random: "policy" trains the agents, "judge" all that judges them; "valid" chooses, "test" reports.
 
     Args:
-        dataset: with ratings, or with rewards in their place ("logged").
-        reward: one of `REWARDS`.
+        dataset: with ratings, or with rewards in their place.
+        reward: one of `REWARDS`; None takes "tier" on stars and what was logged elsewhere.
         seed: of the draw.
         shares: of all but "test".
 
     Raises:
         ValueError: an unknown reward, or events without ratings.
     """
+    stars = bool((dataset.events["rating"] >= 1).mean() > 0.5)
+    reward = reward or ("tier" if stars else "logged")
     if reward not in REWARDS:
         raise ValueError(f"reward {reward!r}; allowed: {', '.join(REWARDS)}")
     if dataset.events["rating"].isna().any():
         raise ValueError(f"{dataset.name} has events without a rating; offline learning needs what they were worth")
     items, ratings, times = (dataset.sequences(column) for column in ("item", "rating", "timestamp"))
-    whole = Log(dataset.n_items, np.arange(len(items)), items, ratings, REWARDS[reward](ratings), times)
+    whole = Log(dataset.n_items, np.arange(len(items)), items, ratings, REWARDS[reward](ratings), times, stars)
     order = np.random.default_rng(seed).permutation(len(items))
     cuts = np.round(np.cumsum(shares) * len(order)).astype(int)
     parts = zip(("policy", "judge", "valid", "test"), np.split(order, cuts), strict=True)
@@ -128,9 +138,6 @@ class Plan:
 def batches(log: Log, plan: Plan) -> Callable[[int, np.random.Generator], Iterator[dict[str, Any]]]:
     """Batches of an epoch for `training.fit`; events of one timestamp come in a new order every time."""
     log = shuffled(log) if plan.deal else log
-    known = torch.zeros(len(log.items), log.n_items, dtype=torch.bool)
-    for row, items in zip(known, log.items, strict=True):
-        row[items.tolist()] = True
     length = plan.model.backbone.max_length - 1  # with the item after it a piece is as long as a backbone reads
 
     def epoch(_: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -142,7 +149,7 @@ def batches(log: Log, plan: Plan) -> Callable[[int, np.random.Generator], Iterat
                 cut.append((items[piece], rewards[piece], ends, skip, user))
         rank = np.argsort([len(piece[0]) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
         groups = list(grouped([cut[place] for place in rank], plan.tokens))
-        yield from (collated(groups[place], log.n_items, known) for place in rng.permutation(len(groups)))
+        yield from (collated(groups[place], log) for place in rng.permutation(len(groups)))
 
     return epoch
 
@@ -159,17 +166,16 @@ def grouped(cut: list[tuple], tokens: int) -> Iterator[list[tuple]]:
     yield group
 
 
-def collated(group: list[tuple], n_items: int, known: Tensor) -> dict[str, Any]:
+def collated(group: list[tuple], log: Log) -> dict[str, Any]:
     """Pieces as what `Mcrl.forward` takes."""
     items, rewards, ends, skip, user = zip(*group, strict=True)
-    longest = max(map(len, items))
-    sequence, _ = pad_right(list(items), longest, n_items)
-    worth = np.zeros(sequence.shape, dtype=np.float32)
-    for row, values in zip(worth, rewards, strict=True):
+    sequence, _ = pad_right(list(items), max(map(len, items)), log.n_items)
+    worth, known = np.zeros(sequence.shape, dtype=np.float32), np.zeros((len(group), log.n_items), dtype=bool)
+    for row, values, had, one in zip(worth, rewards, known, user, strict=True):
         row[: len(values)] = values
-    tensors = {"sequence": torch.from_numpy(sequence), "reward": torch.from_numpy(worth)}
-    tensors |= {"ends": torch.tensor(ends), "skip": torch.tensor(skip), "known": known[torch.tensor(user)]}
-    return tensors
+        had[log.items[one]] = True
+    arrays = {"sequence": sequence, "reward": worth, "ends": np.array(ends), "skip": np.array(skip), "known": known}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 @torch.no_grad()
@@ -208,13 +214,13 @@ class Trained:
 
 
 def validation(log: Log, count: int = 1000) -> Callable[[Any], float]:
-    """NDCG@10 of the scores on cases of a log, drawn once; seen items filtered."""
+    """NDCG@10 of the scores on cases of a log, drawn once; where a user rates an item once, seen items are filtered."""
     cases = log.cases()
     cases = cases.take(np.random.default_rng(0).permutation(len(cases))[:count])
 
     def evaluate(model: Any) -> float:
         scores = heads(model.critics[0], cases.history)["scores"]
-        return float(metrics.ranks(scores, cases.target, cases.history).ndcg(10).mean())
+        return float(metrics.ranks(scores, cases.target, cases.history if log.stars else None).ndcg(10).mean())
 
     return evaluate
 

@@ -168,8 +168,7 @@ def believed(few):
         plan = learning.Plan(config, TrainConfig(300, lr=5e-3, patience=0))
         model = agent(few, **vars(config))
         training.fit(model, learning.batches(log, plan), plan.train)
-        values = learning.heads(model.critics[0], log.cases().history)["values"]
-        found[gamma, weight] = judge.overestimation(values, log, gamma)
+        found[gamma, weight] = judge.overestimation(mcrl_study.head(model.critics[0], "values"), log, gamma)
     return found
 
 
