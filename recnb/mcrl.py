@@ -98,6 +98,7 @@ class Critic(nn.Module):
 
     def __init__(self, n_items: int, config: McrlConfig) -> None:
         super().__init__()
+        self.config = config
         self.backbone = backbones.build(n_items, config.backbone)
         dim = config.backbone.dim
         self.values = nn.Linear(dim, n_items)

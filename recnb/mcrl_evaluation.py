@@ -183,11 +183,9 @@ def effective_size(weight: np.ndarray) -> float:
     return float(weight.sum() ** 2 / np.square(weight).sum())
 
 
-def snips(table: pd.DataFrame, draws: int = 1000) -> metrics.Interval:
-    """Self-normalised estimate of a policy's mean reward, with an interval over users."""
-    sums = table.assign(worth=table["weight"] * table["reward"]).groupby("user")[["weight", "worth"]].sum().to_numpy()
+def ratio(above: np.ndarray, below: np.ndarray, draws: int = 2000) -> metrics.Interval:
+    """A ratio of sums over users, with an interval over users: SNIPS of sums w r and w, DR of sums and counts."""
     rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(sums), (draws, len(sums)))
-    weight, worth = sums[drawn].sum(1).T
-    low, high = np.percentile(worth / weight, [2.5, 97.5])
-    return metrics.Interval(float(sums[:, 1].sum() / sums[:, 0].sum()), float(low), float(high), len(sums))
+    drawn = rng.integers(0, len(above), (draws, len(above)))
+    low, high = np.percentile(above[drawn].sum(1) / below[drawn].sum(1), [2.5, 97.5])
+    return metrics.Interval(float(above.sum() / below.sum()), float(low), float(high), len(above))

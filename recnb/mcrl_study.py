@@ -19,20 +19,22 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from recnb import backbones, datasets, mcrl_evaluation, recommenders, runs
+from recnb import backbones, datasets, mcrl_evaluation, metrics, recommenders, runs
+from recnb.backbones import BackboneConfig
 from recnb.data import Dataset
 from recnb.mcrl import Critic, McrlConfig
 from recnb.mcrl_evaluation import Score
 from recnb.mcrl_simulators import FAMILIES, Averages, Ensemble, episodes
-from recnb.mcrl_training import MIN_HISTORY, Log, Plan, Trained, heads, logs, trained
+from recnb.mcrl_training import MIN_HISTORY, Log, Plan, Trained, asked, heads, logs, trained
 from recnb.store import plain
 from recnb.training import Progress
 
 SHIPPED = Path(__file__).parent / "trained" / "mcrl"
 CLIPS = (1, 10, 100)
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of values or mean ratings beside scores, in standard deviations
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of values or mean ratings beside scores, in standard deviations
 OFFERED = 20  # ratings that a film needs to be offered by a simulated episode
 SHORTLIST = 100
+KEPT = 0.9  # of NDCG@10, when values or mean ratings are mixed in
 
 _MCRL: dict[str, Any] = {"td": 1.0, "conservative": 0.1, "reward": 0.5, "transition": 0.5}
 _WARM = 700  # steps; a third of a run, as 15,000 steps are in the published ones
@@ -159,34 +161,46 @@ def head(critic: Critic, name: str) -> Score:
     return lambda histories: heads(critic, histories)[name]
 
 
-def rankings(study: Study, agent: Trained) -> tuple[dict[str, Score], dict[str, float]]:
-    """Every way to rank with an agent, and the strengths that the validation users' pools chose, on stars."""
-    critic, strengths = agent.critic, dict[str, float]()
+def traded(study: Study, make: Callable[[float], Score]) -> pd.DataFrame:
+    """What validation users' next films and pools say at every strength: ``strength``, ``NDCG``, ``return``."""
+    log, rows = study.parts["valid"], []
+    held, cases = mcrl_evaluation.pool(log), asked(log)
+    for strength in (0.0, *STRENGTHS):
+        score = make(strength)
+        gains = metrics.ranks(score(cases.history), cases.target, cases.history).ndcg(10).mean()
+        earned = mcrl_evaluation.earned(held, mcrl_evaluation.replay(score, held), 0.9)
+        rows.append({"strength": strength, "NDCG": gains, "return": earned["return"].mean()})
+    return pd.DataFrame(rows)
+
+
+def prudent(trade: pd.DataFrame) -> float:
+    """The strength of the highest return that keeps nine tenths of the NDCG at strength 0."""
+    kept = trade[trade["NDCG"] >= KEPT * trade["NDCG"].iloc[0]]
+    return float(kept.loc[kept["return"].idxmax(), "strength"])
+
+
+def rankings(study: Study, critic: Critic) -> tuple[dict[str, Score], dict[str, float]]:
+    """Every way to rank with a critic, and the strengths that validation users chose, on stars (`prudent`)."""
+    strengths: dict[str, float] = {}
     ways = {"scores": head(critic, "scores")}
     makers: dict[str, Callable[[float], Score]] = {"mean ratings": lambda s: reranked(critic, study.averages.item, s)}
-    if agent.model.config.td:
+    if critic.config.td:
         ways["values"] = head(critic, "values")
         makers = {"both": lambda s: mixed(critic, s)}
     if study.parts["valid"].stars:
-        held = mcrl_evaluation.pool(study.parts["valid"])
-        for name, make in makers.items():
-            strengths[name] = max(STRENGTHS, key=lambda strength: _return(make(strength), held))
-            ways[name] = make(strengths[name])
+        strengths = {name: prudent(traded(study, make)) for name, make in makers.items()}
+        ways |= {name: makers[name](strengths[name]) for name in makers}
     return ways, strengths
 
 
-def _return(score: Score, held: mcrl_evaluation.Pool, gamma: float = 0.9) -> float:
-    return float(mcrl_evaluation.earned(held, mcrl_evaluation.replay(score, held), gamma)["return"].mean())
-
-
-def judged(study: Study, agent: Trained) -> tuple[pd.DataFrame, dict[str, float]]:
+def judged(study: Study, critic: Critic) -> tuple[pd.DataFrame, dict[str, float]]:
     """Everything that is measured of an agent: one row a test user and way of ranking, and the strengths chosen."""
-    ways, strengths = rankings(study, agent)
+    ways, strengths = rankings(study, critic)
     frames = []
     for name, score in ways.items():
         table = ladder(study, score, weighted=name == "scores")
         if name == "values":
-            table = table.join(believed(study, agent))
+            table = table.join(believed(study, critic))
         frames.append(table.reset_index(names="user").assign(by=name))
     return pd.concat(frames, ignore_index=True), strengths
 
@@ -239,10 +253,15 @@ def estimates(study: Study, score: Score) -> pd.DataFrame:
     return pd.concat(sums, axis=1)
 
 
-def believed(study: Study, agent: Trained) -> pd.DataFrame:
+def believed(study: Study, critic: Critic) -> pd.DataFrame:
     """What Q says of logged steps and of its favourites, beside the returns that followed: means a test user."""
-    found = mcrl_evaluation.overestimation(head(agent.critic, "values"), study.parts["test"], agent.model.config.gamma)
+    found = mcrl_evaluation.overestimation(head(critic, "values"), study.parts["test"], critic.config.gamma)
     return found.groupby("user").mean()
+
+
+def folder_of(study: Study, method: str, backbone: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return SHIPPED / study.dataset.name / f"{method.replace(',', '').replace(' ', '-')}.{backbone}.{seed}"
 
 
 def run(method: str, backbone: str, seed: int, dataset: str, reward: str | None, keep: bool, threads: int) -> None:
@@ -254,17 +273,29 @@ def run(method: str, backbone: str, seed: int, dataset: str, reward: str | None,
         print(f"{method} {backbone} {seed}: {now.epoch}/{now.epochs} {now.loss:.3f} {now.score:.4f}", flush=True)
 
     agent = trained(study.dataset, study.parts, how, report)
-    table, strengths = judged(study, agent)
-    folder = SHIPPED / study.dataset.name / f"{method.replace(',', '').replace(' ', '-')}.{backbone}.{seed}"
+    table, strengths = judged(study, agent.critic)
+    folder = folder_of(study, method, backbone, seed)
     folder.mkdir(parents=True, exist_ok=True)
     table.astype({"by": "category"}).to_parquet(folder / "people.parquet")
     agent.curve.to_parquet(folder / "curve.parquet")
     if keep:
-        weights = {key: value for key, value in agent.model.state_dict().items() if not key.startswith("critics.1")}
-        save_file(weights, folder / "model.safetensors")
+        save_file(agent.critic.state_dict(), folder / "model.safetensors")
     about = {"method": method, "backbone": backbone, "seed": seed, "reward": reward, "plan": plain(how)}
     runs.describe(folder, "mcrl_study", threads, about | {"strengths": strengths} | agent.info)
     print(method, backbone, seed, table.groupby("by").mean(numeric_only=True).round(4).to_dict("index"), flush=True)
+
+
+def shipped(study: Study, method: str, backbone: str = "SASRec", seed: int = 0) -> Critic:
+    """A critic that came with the package.
+
+    Raises:
+        FileNotFoundError: when there is none of that name, with the names there are.
+    """
+    told, weights = runs.kept(folder_of(study, method, backbone, seed), "critic")
+    model = told["model"]
+    critic = Critic(study.dataset.n_items, McrlConfig(**{**model, "backbone": BackboneConfig(**model["backbone"])}))
+    critic.load_state_dict(weights)
+    return critic.eval()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from recnb import backbones, data, mcrl, metrics, recommenders, training
 from recnb.data import Cases, Dataset, pad_right
 from recnb.mcrl import Critic, Mcrl, McrlConfig
-from recnb.recommenders import Report, pieces
+from recnb.recommenders import Report, packed, pieces
 from recnb.store import Store
 from recnb.training import TrainConfig
 
@@ -68,7 +68,8 @@ class Log:
 
     def take(self, index: np.ndarray) -> Log:
         """The users at these positions."""
-        columns = {name: [getattr(self, name)[i] for i in index] for name in ("items", "ratings", "rewards", "times")}
+        names = ("items", "ratings", "rewards", "times")
+        columns: dict[str, Any] = {name: [getattr(self, name)[i] for i in index] for name in names}
         return replace(self, user=self.user[index], **columns)
 
     def cases(self, least: int = MIN_HISTORY) -> Cases:
@@ -148,22 +149,11 @@ def batches(log: Log, plan: Plan) -> Callable[[int, np.random.Generator], Iterat
                 ends = bool(piece[-1] == order[-1])
                 cut.append((items[piece], rewards[piece], ends, skip, user))
         rank = np.argsort([len(piece[0]) * rng.uniform(0.9, 1.1) for piece in cut], kind="stable")
-        groups = list(grouped([cut[place] for place in rank], plan.tokens))
-        yield from (collated(groups[place], log) for place in rng.permutation(len(groups)))
+        groups = packed(rank, [len(piece[0]) for piece in cut], plan.tokens)
+        for index in rng.permutation(len(groups)):
+            yield collated([cut[place] for place in groups[index]], log)
 
     return epoch
-
-
-def grouped(cut: list[tuple], tokens: int) -> Iterator[list[tuple]]:
-    """Pieces in groups of at most ``tokens`` positions, padding included."""
-    group: list[tuple] = []
-    for piece in cut:
-        longest = max(len(one[0]) for one in [piece, *group])
-        if group and longest * (len(group) + 1) > tokens:
-            yield group
-            group = []
-        group.append(piece)
-    yield group
 
 
 def collated(group: list[tuple], log: Log) -> dict[str, Any]:
@@ -213,10 +203,15 @@ class Trained:
         return self.model.critics[0]
 
 
-def validation(log: Log, count: int = 1000) -> Callable[[Any], float]:
-    """NDCG@10 of the scores on cases of a log, drawn once; where a user rates an item once, seen items are filtered."""
+def asked(log: Log, count: int = 1000) -> Cases:
+    """Cases of a log, drawn once."""
     cases = log.cases()
-    cases = cases.take(np.random.default_rng(0).permutation(len(cases))[:count])
+    return cases.take(np.random.default_rng(0).permutation(len(cases))[:count])
+
+
+def validation(log: Log) -> Callable[[Any], float]:
+    """NDCG@10 of the scores on `asked` cases; where a user rates an item once, seen items are filtered."""
+    cases = asked(log)
 
     def evaluate(model: Any) -> float:
         scores = heads(model.critics[0], cases.history)["scores"]

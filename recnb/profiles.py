@@ -165,6 +165,21 @@ class Interpretation:
     oracles: int = 64
 
 
+@dataclass(frozen=True)
+class Offline:
+    """Notebook 08.
+
+    Attributes:
+        users: training users (None: all); with a number, few users are asked, too.
+        epochs: passes of the agent that is trained live.
+        states: next states that the transition model has to tell apart.
+    """
+
+    users: int | None = None
+    epochs: int = 6
+    states: int = 500
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -214,6 +229,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "smoke": Interpretation(users=40, each=1, passes=1, word_rows=1000, rows=8, blurred=2, oracles=3),
         "laptop": Interpretation(),
         "paper": Interpretation(each=20, passes=4, word_rows=1_000_000, rows=66_127),
+    },
+    "08_offline_rl": {
+        "smoke": Offline(users=40, epochs=1, states=50),
+        "laptop": Offline(),
+        "paper": Offline(epochs=28, states=5000),
     },
 }
 

@@ -103,6 +103,17 @@ def pieces(sequences: list[np.ndarray], length: int, rng: np.random.Generator) -
     return cut
 
 
+def packed(order: np.ndarray, lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Pieces in this order as groups of at most ``tokens`` positions, padding included."""
+    groups: list[list[int]] = [[]]
+    for index in order:
+        longest = max(lengths[place] for place in [index, *groups[-1]])
+        if groups[-1] and longest * (len(groups[-1]) + 1) > tokens:
+            groups.append([])
+        groups[-1].append(int(index))
+    return groups
+
+
 def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Batches of an epoch: pieces of like length together, about ``recipe.tokens`` positions each."""
     train = split.train
@@ -112,14 +123,9 @@ def sequence_batches(split: Split, recipe: Recipe, rng: np.random.Generator) -> 
     cut = pieces(train, recipe.model.max_length, rng)
     # Sorting by a noisy length keeps padding low and still mixes the neighbours of an epoch.
     order = np.argsort([len(items) * rng.uniform(0.9, 1.1) for items, _ in cut], kind="stable")
-    groups: list[list[tuple[np.ndarray, int]]] = [[]]
-    for index in order:
-        longest = max(len(items) for items, _ in [cut[index], *groups[-1]])
-        if groups[-1] and longest * (len(groups[-1]) + 1) > recipe.tokens:
-            groups.append([])
-        groups[-1].append(cut[index])
+    groups = packed(order, [len(items) for items, _ in cut], recipe.tokens)
     for index in rng.permutation(len(groups)):
-        rows, skip = zip(*groups[index], strict=True)
+        rows, skip = zip(*(cut[place] for place in groups[index]), strict=True)
         items, _ = pad_right(list(rows), max(map(len, rows)), split.n_items)
         yield {"sequence": torch.from_numpy(items), "skip": torch.tensor(skip), "loss": recipe.loss}
 

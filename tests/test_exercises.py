@@ -6,9 +6,8 @@ import pytest
 
 from recnb.lessons import exercise
 
-CASES = {
-    number: importlib.import_module(f"test_exercises_{number}") for number in ("01", "02", "03", "04", "05", "06", "07")
-}
+NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08")
+CASES = {number: importlib.import_module(f"test_exercises_{number}") for number in NUMBERS}
 TASKS = [(number, name) for number, cases in CASES.items() for name in cases.EXERCISES]
 WRONG = [(number, *answer) for number, cases in CASES.items() for answer in cases.WRONG]
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from recnb import mcrl, mcrl_study, training
 from recnb import mcrl_evaluation as judge
+from recnb import mcrl_results as archive
 from recnb import mcrl_training as learning
 from recnb.backbones import NAMES, BackboneConfig
 from recnb.mcrl import Mcrl, McrlConfig
@@ -283,6 +285,14 @@ def test_a_replay_with_the_true_ratings_is_the_oracle_and_none_beats_it(parts):
         judge.pool(parts["test"], 5000)
 
 
+def snips(table):
+    """Sum of w r over sum of w, with users as units."""
+    sums = table.assign(worth=table["weight"] * table["reward"]).groupby("user")[["worth", "weight"]].sum()
+    got = judge.ratio(*sums.to_numpy().T)
+    assert got.low <= got.value <= got.high
+    return got.value
+
+
 def test_a_policy_judged_by_its_own_log_earns_the_mean_reward(parts):
     log = parts["test"].take(np.arange(8))
     cases, reward = log.cases(), log.column(log.rewards)
@@ -292,12 +302,12 @@ def test_a_policy_judged_by_its_own_log_earns_the_mean_reward(parts):
     expected = np.full_like(scores, 0.5)
     table = judge.one_step(likely, likely, cases, reward, expected, 10)
     assert judge.effective_size(table["weight"].to_numpy()) == pytest.approx(len(cases))
-    assert judge.snips(table).value == pytest.approx(reward.mean())
+    assert snips(table) == pytest.approx(reward.mean())
     assert table["robust"].mean() == pytest.approx(reward.mean())
     keen = scores.copy()
     keen[np.arange(len(cases)), cases.target] += 3 * (reward == 1)
     better = judge.one_step(judge.probabilities(keen, cases), likely, cases, reward, expected, 100)
-    assert judge.snips(better).value > reward.mean() + 0.1
+    assert snips(better) > reward.mean() + 0.1
     assert judge.effective_size(better["weight"].to_numpy()) < len(cases)
 
 
@@ -342,3 +352,26 @@ def test_critics_with_values_train_as_long_as_the_others():
     assert mcrl_study.plan("CE, twice as wide").model.backbone.dim == 2 * one.model.backbone.dim
     with pytest.raises(ValueError, match="unknown method 'DQN'"):
         mcrl_study.plan("DQN")
+
+
+def test_the_prudent_strength_keeps_nine_tenths_of_the_gain():
+    trade = pd.DataFrame({"strength": [0, 1, 2, 3], "NDCG": [0.10, 0.095, 0.092, 0.05], "return": [1.0, 1.3, 1.2, 9.0]})
+    assert mcrl_study.prudent(trade) == 1
+
+
+def test_stored_people_become_intervals_and_what_is_not_stored_is_named():
+    rows = [
+        {"method": "CE", "backbone": "SASRec", "by": "scores", "seed": seed, "user": user, "NDCG good": 0.1 * user}
+        for seed in (0, 1)
+        for user in range(5)
+    ]
+    frame = pd.DataFrame(rows)
+    frame.loc[frame["user"] == 4, "NDCG good"] = np.nan  # somebody who liked nothing
+    values = archive.by_seed(frame, "NDCG good", "CE")
+    assert values.shape == (2, 5)
+    assert archive.interval(values).value == pytest.approx(0.15)
+    assert archive.gap(values, values).high == 0
+    table = archive.summary(frame, {"NDCG": "NDCG good"}, [("CE", "SASRec", "scores")])
+    assert table["NDCG"].iloc[0].startswith(".150")
+    with pytest.raises(KeyError, match="no NDCG good stored of SQN on SASRec by scores; there are: CE, SASRec, scores"):
+        archive.by_seed(frame, "NDCG good", "SQN")
