@@ -35,7 +35,7 @@ class McrlConfig:
         negatives: items a state that were not chosen, for the terms that contrast; 10 in SNQN.
         unchosen: weight of the temporal difference of those (SNQN): reward 0, and the state stays.
         conservative: weight of the conservative term (CQL).
-        temperature: of its log-sum-exp.
+        temperature: of its log-sum-exp; with 1 the spread of 1,682 values alone would carry them beyond any return.
         reward: weight of the contrastive reward model.
         transition: weight of the contrastive transition model.
         sharpness: temperature of the two contrasts.
@@ -51,7 +51,7 @@ class McrlConfig:
     negatives: int = 10
     unchosen: float = 0.0
     conservative: float = 0.0
-    temperature: float = 1.0
+    temperature: float = 0.1
     reward: float = 0.0
     transition: float = 0.0
     sharpness: float = 0.2
