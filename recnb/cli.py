@@ -253,6 +253,27 @@ def fetch() -> None:
 
 
 @app.command()
+def reproduce(
+    grid: Annotated[Path | None, typer.Option("--grid", "-g", help="TOML file; without it, all notebooks.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", "-P", help="In place of the grid's.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="In place of the grid's: 0,10,20.")] = None,
+    datasets: Annotated[str | None, typer.Option("--datasets", help="Names or folders: ml-100k,FOLDER.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="ADDRESS, slurm or kubernetes.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", min=1, help="How many jobs at once.")] = None,
+) -> None:
+    """Run a grid of notebooks, seeds and data sets on Dask into runs/reproduce; skip what is done."""
+    with _plain_ends():
+        from recnb import runner
+        from recnb.grid import plan
+        from recnb.reproduce import carry_out
+
+        jobs = plan(grid, profile, seeds, datasets)
+        name = f"{grid.stem if grid else 'all'}-{jobs[0].known['profile']}"
+        if not carry_out(jobs, runner.project_root() / "runs" / "reproduce" / name, scheduler, workers):
+            raise typer.Exit(1)
+
+
+@app.command()
 def results(write: Annotated[bool, typer.Option("--write", help="Write figures/claims.csv.")] = False) -> None:
     """Show the claims of the papers, as measured here."""
     with _plain_ends():
