@@ -43,9 +43,9 @@ class Plan:
 
     rows: int = 1024
     passes: int = 2
-    lr: float = 4e-3
-    batch: int = 8
-    micro: int = 8
+    lr: float = 6e-3
+    batch: int = 4
+    micro: int = 4
     watched: int = 64
     seed: int = 0
     model: BigRecConfig = field(default_factory=BigRecConfig)

@@ -180,6 +180,31 @@ class Offline:
     states: int = 500
 
 
+@dataclass(frozen=True)
+class Brain:
+    """Notebook 09.
+
+    Attributes:
+        runs: simulated networks that are pooled.
+        volumes: of each of them.
+        couplings: on the grid.
+        field: volumes of the mean field.
+        nulls: draws of each null.
+        steps: of gradient fits, to choose from.
+        radii: spectral radii of a reservoir, the best of which counts.
+        reservoirs: rewired networks of each kind.
+    """
+
+    runs: int = 64
+    volumes: int = 600
+    couplings: int = 20
+    field: int = 500
+    nulls: int = 20
+    steps: tuple[int, ...] = (40, 80, 150)
+    radii: int = 12
+    reservoirs: int = 10
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -234,6 +259,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "smoke": Offline(users=40, epochs=1, states=50),
         "laptop": Offline(),
         "paper": Offline(epochs=28, states=5000),
+    },
+    "09_digital_twin_brain": {
+        "smoke": Brain(runs=4, volumes=100, couplings=6, field=120, nulls=2, steps=(2, 4), radii=2, reservoirs=2),
+        "laptop": Brain(),
+        "paper": Brain(runs=256, volumes=1200, couplings=40, nulls=100, steps=(40, 80, 150, 300), reservoirs=50),
     },
 }
 

@@ -94,7 +94,7 @@ def smoke(tmp_path_factory):
     """Execute every notebook at `smoke`, without a network, from an empty store that shares only the downloads."""
     folder = tmp_path_factory.mktemp("smoke")
     shared = assets.fetch("ml-100k").parent
-    for name in ("smollm2-135m-instruct", "wordllama"):
+    for name in ("smollm2-135m-instruct", "wordllama", "connectomes", "connectomes-retest"):
         assets.fetch(name)
     nowhere = "http://127.0.0.1:9"  # whatever asks the network is refused at once
     with pytest.MonkeyPatch.context() as patch:
