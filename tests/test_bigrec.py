@@ -281,7 +281,7 @@ def test_an_absent_model_and_an_absent_run_are_named(study):
 
 def test_stored_runs_and_rivals_cover_the_same_sizes_and_seeds():
     frame = bigrec_results.stored("ml-100k")
-    for rows in bigrec_study.PASSES:
+    for rows in (16, 64, 256, 1024):
         seeds = set(frame.loc[frame["name"] == f"{rows} rows", "seed"])
         rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == rows)]
         assert len(seeds) >= 2 and seeds <= set(rivals["seed"])
