@@ -74,7 +74,7 @@ def notebook_rows():
         "05_bistep_grounding": ("Can what a language model says rank a whole catalogue?", "BIGRec"),
         "06_diffusion_generation": ("Can one recommend by inventing the next film?", "DreamRec"),
         "07_latent_space_interpretation": ("Can a language model read what a recommender thinks?", "RecInterpreter"),
-        "09_digital_twin_brain": ("Does a model of a brain need its wiring, and is it anybody's?", "Digital Twin Brain"),
+        "09_digital_twin_brain": ("Does a brain model need its wiring, and is it anybody's?", "Digital Twin Brain"),
     }
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         made = json.loads(path.read_text())["metadata"]["recnb"]
