@@ -272,7 +272,8 @@ def beams(
 
     Likelihood is a sum over tokens, not their mean: long answers get no bonus.
     """
-    return _continue(lm, rows, end, limit, 8, prefix, num_beams=count, num_return_sequences=count, length_penalty=0.0)
+    size = 8 if lm.embeddings.device.type == "cpu" else 64
+    return _continue(lm, rows, end, limit, size, prefix, num_beams=count, num_return_sequences=count, length_penalty=0)
 
 
 @torch.no_grad()
@@ -313,10 +314,8 @@ def candidate_logprobs(lm: LanguageModel, rows: Sequence[Tensor], answers: Seque
     """
     lm.model.eval()
     tails = [[token for answer in group for token in answer[:-1]] for group in answers]
-    table = lm.embeddings
-    whole = [
-        torch.cat([row, table[torch.tensor(tail, device=row.device)]]) for row, tail in zip(rows, tails, strict=True)
-    ]
+    added = [lm.embeddings[torch.tensor(tail, device=rows[0].device)] for tail in tails]
+    whole = [torch.cat(pair) for pair in zip(rows, added, strict=True)]
     embeds, _ = pad(whole)
     bias, place, where, tokens, owner = _side_by_side([len(row) for row in rows], answers, embeds)
     hidden = lm.body(inputs_embeds=embeds, attention_mask=bias, position_ids=place, use_cache=False).last_hidden_state

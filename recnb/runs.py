@@ -31,8 +31,9 @@ def side_by_side(run: Callable[..., None], jobs: Iterable[tuple[Any, ...]], work
 
 
 def describe(folder: Path, study: str, threads: int, about: dict[str, Any]) -> None:
-    """Write ``run.json``: what a run tells about itself, versions, threads, and the command that repeats it."""
+    """Write ``run.json``: what a run tells about itself, versions, threads, device, and the command that repeats it."""
     told = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
+    told["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     told["command"] = f"python -m recnb.{study} {shlex.join(sys.argv[1:])}"
     (folder / "run.json").write_text(json.dumps(about | told, indent=1))
 
