@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+import torch
 
 from recnb import metrics
 from recnb.data import Cases
@@ -141,10 +141,10 @@ def by_reward(score: Score, log: Log, k: int = 10, block: int = 1000) -> pd.Data
 
 def probabilities(scores: np.ndarray, cases: Cases, temperature: float = 1.0) -> np.ndarray:
     """softmax(scores / T) over what a user has not had yet, as logarithms (n, n_items); -inf for the rest."""
-    logits = scores.astype(np.float64) / temperature
+    logits = scores.astype(np.float32) / np.float32(temperature)
     for row, history, target in zip(logits, cases.history, cases.target, strict=True):
         row[history[history != target]] = -np.inf
-    return log_softmax(logits, axis=1)
+    return torch.from_numpy(logits).log_softmax(1).numpy()
 
 
 def temperature(scores: np.ndarray, cases: Cases, grid: Sequence[float] = tuple(np.geomspace(0.3, 3, 21))) -> float:

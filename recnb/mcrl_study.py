@@ -25,7 +25,7 @@ from recnb.data import Dataset
 from recnb.mcrl import Critic, McrlConfig
 from recnb.mcrl_evaluation import Score
 from recnb.mcrl_simulators import FAMILIES, Averages, Ensemble, episodes
-from recnb.mcrl_training import MIN_HISTORY, Log, Plan, Trained, asked, heads, logs, trained
+from recnb.mcrl_training import MIN_HISTORY, Log, Plan, asked, heads, logs, trained
 from recnb.store import plain
 from recnb.training import Progress
 
@@ -118,9 +118,17 @@ class Study:
         users = [means.user(i[:t], r[:t]) for i, r in pairs for t in range(MIN_HISTORY, len(i))]
         return means.mean + np.array(users)[:, None] + means.item
 
-    def behaviour(self, report: Callable[[Progress], None] = lambda _: None) -> Trained:
-        """The policy that wrote the log, as far as it can be guessed: a SASRec of the judges' users."""
-        return trained(self.dataset, self.parts | {"policy": self.parts["judge"]}, plan("CE"), report)
+    @cached_property
+    def behaviour(self) -> np.ndarray:
+        """The policy that wrote the log, as far as it can be guessed: a SASRec of the judges' users, as `policy`."""
+        guessed = trained(self.dataset, self.parts | {"policy": self.parts["judge"]}, plan("CE"))
+        return self.policy(head(guessed.critic, "scores"))
+
+    def policy(self, score: Score) -> np.ndarray:
+        """log pi(a | s) of the test cases (n, n_items), calibrated on validation users."""
+        valid, cases = self.parts["valid"].cases(), self.parts["test"].cases()
+        heat = mcrl_evaluation.temperature(score(valid.history), valid)
+        return mcrl_evaluation.probabilities(score(cases.history), cases, heat)
 
 
 def load(dataset: str = "ml-100k", reward: str | None = None, tie_seed: int | None = 0) -> Study:
@@ -235,17 +243,11 @@ def ladder(study: Study, score: Score, weighted: bool) -> pd.DataFrame:
 
 def estimates(study: Study, score: Score) -> pd.DataFrame:
     """The sums a user that SNIPS, the doubly robust estimate and the effective sample size need, by clip."""
-    log, valid = study.parts["test"], study.parts["valid"].cases()
+    log = study.parts["test"]
     cases, reward, expected = log.cases(), log.column(log.rewards), study.expected(log)
-
-    def calibrated(one: Score) -> np.ndarray:
-        heat = mcrl_evaluation.temperature(one(valid.history), valid)
-        return mcrl_evaluation.probabilities(one(cases.history), cases, heat)
-
-    policy, behaviour = calibrated(score), calibrated(head(study.behaviour().critic, "scores"))
-    sums = []
+    policy, sums = study.policy(score), []
     for clip in CLIPS:
-        found = mcrl_evaluation.one_step(policy, behaviour, cases, reward, expected, clip)
+        found = mcrl_evaluation.one_step(policy, study.behaviour, cases, reward, expected, clip)
         found = found.assign(worth=found["weight"] * found["reward"], square=found["weight"] ** 2)
         kept = found.groupby("user")[["weight", "worth", "square", "direct", "robust"]].sum()
         sums.append(kept.add_suffix(f" {clip}"))
@@ -263,10 +265,19 @@ def folder_of(study: Study, method: str, backbone: str, seed: int) -> Path:
     return SHIPPED / study.dataset.name / f"{method.replace(',', '').replace(' ', '-')}.{backbone}.{seed}"
 
 
-def run(method: str, backbone: str, seed: int, dataset: str, reward: str | None, keep: bool, threads: int) -> None:
-    """Train one agent, judge it, and write what came out."""
+def run(
+    methods: Sequence[str], backbone: str, seed: int, dataset: str, reward: str | None, keep: bool, threads: int
+) -> None:
+    """Run methods one after another: their judges are made once."""
     torch.set_num_threads(threads)
-    study, how = load(dataset, reward), plan(method, backbone, seed)
+    study = load(dataset, reward)
+    for method in methods:
+        run_one(study, method, backbone, seed, reward, keep, threads)
+
+
+def run_one(study: Study, method: str, backbone: str, seed: int, reward: str | None, keep: bool, threads: int) -> None:
+    """Train one agent, judge it, and write what came out."""
+    how = plan(method, backbone, seed)
 
     def report(now: Progress) -> None:
         print(f"{method} {backbone} {seed}: {now.epoch}/{now.epochs} {now.loss:.3f} {now.score:.4f}", flush=True)
@@ -309,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args(arguments)
     rest = (given.dataset, given.reward, given.keep)
-    jobs = [(m, b, seed, *rest) for seed in given.seeds for b in given.backbones for m in given.only]
+    jobs = [(given.only, b, seed, *rest) for seed in given.seeds for b in given.backbones]
     runs.side_by_side(run, jobs, given.workers)
 
 
