@@ -28,13 +28,15 @@ def stored(dataset: str) -> pd.DataFrame:
 
 
 def made(dataset: str) -> pd.DataFrame:
-    """How each stored run was made: ``rows``, ``passes``, ``beams``, ``minutes`` on one core, ``command``."""
+    """How each stored run was made, with ``minutes`` of training and ``nats`` a token of validation's right names."""
     found = []
-    for _, about in runs.told(SHIPPED / dataset):
+    for folder, about in runs.told(SHIPPED / dataset):
         if "plan" in about:
             plan = about["plan"]
             row = {"run": about["name"], "seed": plan["seed"], "rows": plan["rows"], "passes": plan["passes"]}
-            row |= {"beams": about["beams"], "minutes": about["seconds"] / 60, **about["gammas"]}
+            row |= {"beams": about["beams"], "minutes": about["seconds"] / 60, "on": about.get("device", "CPU")}
+            curve = pd.read_parquet(folder / "curve.parquet")
+            row |= {"nats": -curve["score"].max() if len(curve) else np.nan, **about["gammas"]}
             found.append(row | {"command": about["command"]})
     return pd.DataFrame(found).sort_values(["rows", "run", "seed"], ignore_index=True)
 

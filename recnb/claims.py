@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ PAPERS = ("LLaRA", "BIGRec", "DreamRec", "RecInterpreter", "MCRL-style", "Digita
 COLUMNS = (
     "paper claim protocol dataset statistic value low high n seeds control control_value profile verdict notebook"
 ).split()
+KEYS = "paper claim protocol dataset statistic control profile".split()  # what makes two rows the same claim
+VARIED = ("seed", "dataset", "profile")  # parameters that a batch varies
 INCONCLUSIVE = "inconclusive at this scale"
 
 
@@ -103,20 +106,56 @@ def record(claims: list[Claim], notebook: str, profile: str, parameters: dict[st
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def joined(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Runs of one claim as one row: mean value, widest interval, and a verdict where all runs give the same one.
+
+    Args:
+        rows: with `COLUMNS`.
+        more: further columns that tell claims apart.
+    """
+    how: dict[str, Any] = {"value": "mean", "low": "min", "high": "max", "n": "min", "seeds": "max"}
+    how |= {"control_value": "mean", "verdict": lambda said: said.iloc[0] if said.nunique() == 1 else INCONCLUSIVE}
+    groups = rows.groupby([*KEYS, "notebook", *more], dropna=False, sort=False)
+    return groups.agg(how).join(groups.size().rename("runs")).reset_index().round(4)
+
+
+def _usual() -> dict[str, dict[str, Any]]:
+    """The parameters that each notebook has by itself; none where there are no notebooks."""
+    from recnb import runner  # papermill takes a second
+
+    with suppress(runner.UsageError):
+        return {path.stem: plain(runner.defaults(runner.read(path))) for path in runner.notebooks()}
+    return {}
+
+
+def _measured(profile: str) -> list[pd.DataFrame]:
+    """What runs on this machine measured, with the parameters that their notebooks have but for seed and data."""
+    usual, found = _usual(), []
+    for path in sorted((_results() / profile).glob("*.json")):
+        run = json.loads(path.read_text())
+        own = usual.get(path.stem.rpartition("-")[0], {})
+        if all(run["parameters"].get(name, value) == value for name, value in own.items() if name not in VARIED):
+            found.append(pd.DataFrame(run["rows"], columns=COLUMNS))
+    return [joined(pd.concat(found, ignore_index=True))[COLUMNS]] if found else []
+
+
 def table(ledger: Path | None = None) -> pd.DataFrame:
-    """All claims known here: the committed ledger, overridden by this machine's `laptop` and `paper` runs.
+    """All claims known here: of the committed ledger, and of this machine's `laptop` and `paper` runs in their place.
+
+    Runs with several seeds are `joined`; those with other parameters than their notebook's own do not count. What a
+    notebook measured here replaces all that the ledger holds of it under that profile and on those data.
 
     Args:
         ledger: the committed CSV; read when it exists.
     """
-    frames = [pd.read_csv(ledger)] if ledger and ledger.exists() else []
-    for profile in ("laptop", "paper"):
-        for path in sorted((_results() / profile).glob("*.json")):
-            frames.append(pd.DataFrame(json.loads(path.read_text())["rows"], columns=COLUMNS))
-    if not frames:
-        return pd.DataFrame(columns=COLUMNS)
-    keys = ["paper", "claim", "protocol", "dataset", "statistic", "control", "profile"]
-    merged = pd.concat(frames, ignore_index=True).drop_duplicates(keys, keep="last")
+    known = [pd.read_csv(ledger)] if ledger and ledger.exists() else []
+    here = pd.concat([pd.DataFrame(columns=COLUMNS), *_measured("laptop"), *_measured("paper")])
+    where = ["notebook", "profile", "dataset"]
+    replaced = set(here[where].itertuples(index=False, name=None))
+    frames = [
+        rows[[place not in replaced for place in rows[where].itertuples(index=False, name=None)]] for rows in known
+    ]
+    merged = pd.concat([*frames, here], ignore_index=True)
     order = merged["paper"].map(PAPERS.index)
     return merged.assign(order=order).sort_values(["order", "notebook"], kind="stable")[COLUMNS]
 

@@ -207,13 +207,7 @@ def gather(jobs: Sequence[Job], records: Mapping[str, Record], folder: Path) -> 
 
 
 def ledger(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims over all seeds: mean value, widest interval, and a verdict where all runs give the same one."""
+    """The claims over all seeds, see `claims.joined`; ``runs`` says how many."""
     varied = [name for name in map(str, table) if name.startswith("param_")]
-    keys = ["paper", "claim", "protocol", "measured_on", "statistic", "control", "profile", "notebook", "dataset"]
-    groups = table.dropna(subset=["claim"]).groupby([*keys, *varied], dropna=False, sort=False)
-    how: dict[str, Any] = {"value": "mean", "low": "min", "high": "max", "n": "min", "seeds": "max"}
-    how |= {"control_value": "mean", "key": "nunique"}
-    how["verdict"] = lambda said: said.iloc[0] if said.nunique() == 1 else claims.INCONCLUSIVE
-    rows = groups.agg(how).reset_index().drop(columns="dataset")
-    rows = rows.rename(columns={"measured_on": "dataset", "key": "runs"})
-    return rows[[*claims.COLUMNS, "runs", *varied]]
+    told = table.dropna(subset=["claim"]).rename(columns={"dataset": "given", "measured_on": "dataset"})
+    return claims.joined(told, "given", *varied)[[*claims.COLUMNS, "runs", *varied]]

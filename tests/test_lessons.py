@@ -131,6 +131,21 @@ def test_a_rerun_replaces_its_claims_and_smoke_stays_out(tmp_path):
     assert claims.table(ledger)["value"].tolist() == [-0.5]
 
 
+def test_runs_with_several_seeds_are_joined_and_other_parameters_stay_out(tmp_path):
+    stem, own = "04_curriculum_training", {"dataset": "ml-100k", "backbone": "SASRec"}
+    for seed, value in enumerate((0.5, 0.3, 0.05)):
+        claims.record([claim(value)], stem, "laptop", own | {"seed": seed})
+    claims.record([claim(-0.9)], stem, "laptop", own | {"seed": 0, "backbone": "Caser"})
+    row = claims.table().iloc[0]
+    assert (row["value"], row["low"], row["high"]) == (pytest.approx(0.85 / 3, abs=1e-4), -0.05, 0.6)
+    assert row["verdict"] == claims.INCONCLUSIVE  # one of the three runs does not reproduce it
+    old = tmp_path / "claims.csv"
+    gone = claims.table().assign(claim="no longer claimed")
+    pd.concat([gone, gone.assign(dataset="ml-1m")]).to_csv(old, index=False)
+    pairs = sorted(claims.table(old)[["claim", "dataset"]].to_numpy().tolist())
+    assert pairs == [["a > b", "ml-100k"], ["no longer claimed", "ml-1m"]]
+
+
 def test_a_paper_outside_the_tutorial_is_refused():
     with pytest.raises(ValueError, match="unknown paper 'BERT4Rec'; allowed: LLaRA"):
         claim(0.1, "BERT4Rec")
