@@ -364,6 +364,51 @@ def test_a_scheduler_and_a_worker_of_your_own(project, dask):
     assert err == "recnb: the scheduler is gone; with it back, the same command goes on from there\n"
 
 
+@pytest.fixture
+def hosts():
+    """Two hosts as far as the network goes: namespaces of their own with a cable between them."""
+    names = [f"recnb{os.getpid()}{letter}" for letter in "ab"]
+    made = [["netns", "add", name] for name in names]
+    made.append(["link", "add", "v0", "netns", names[0], "type", "veth", "peer", "name", "v0", "netns", names[1]])
+    for number, name in enumerate(names, 1):
+        made += [["-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "v0"]]
+        made += [["-n", name, "link", "set", link, "up"] for link in ("lo", "v0")]
+    try:
+        for words in made:
+            done = subprocess.run(["ip", *words], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: {done.stderr.strip()}; they need root and iproute2")
+        yield [["ip", "netns", "exec", name] for name in names]
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: install iproute2")
+    finally:
+        for name in names if shutil.which("ip") else ():
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def test_the_worker_is_another_host(project, hosts, tmp_path):
+    here, there = hosts
+    python, file = [sys.executable, "-m"], tmp_path / "scheduler.json"
+    quiet = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    where = ["--host", "10.77.0.1", "--port", "8786", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen([*here, *python, "distributed.cli.dask_scheduler", *where], **quiet)
+    offer = ["tcp://10.77.0.1:8786", "--host", "10.77.0.2", "--nthreads", "1", "--death-timeout", "60"]
+    worker = subprocess.Popen([*there, *python, "distributed.cli.dask_worker", *offer], **quiet)
+    asks = "import socket\nasked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nasked.connect(('10.77.0.1', 9))"
+    write("00_where", asks, "open('../ran', 'w').write(asked.getsockname()[0])")
+    declare("seeds = [0]")
+    command = [*here, *python, "recnb.cli", "reproduce", "-g", "grid.toml", "--scheduler", "tcp://10.77.0.1:8786"]
+    try:
+        until(file.exists)
+        done = subprocess.run(command, env=quiet["env"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "1 done" in done.stdout, done.stdout + done.stderr
+        assert Path("ran").read_text() == "10.77.0.2"
+    finally:
+        for process in (worker, scheduler):
+            process.terminate()
+            process.wait(timeout=20)
+
+
 SBATCH = 'cp "$1" job.sh\nsetsid sh job.sh >job.log 2>&1 &\necho "Submitted batch job $!"'
 CONFIG = """
 jobqueue:
