@@ -59,7 +59,7 @@ def start(*words):
     return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=180):  # a busy machine starts a worker in half a minute
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
