@@ -59,9 +59,10 @@ def interval(values: np.ndarray) -> Interval:
 
 
 def gap(ours: np.ndarray, other: np.ndarray) -> Interval:
-    """Interval of the difference, user by user and seed by seed."""
+    """Interval of the difference, user by user and seed by seed; the first seeds count where one has more."""
+    count = min(len(ours), len(other))
     both = ~(np.isnan(ours).any(0) | np.isnan(other).any(0))
-    return metrics.paired(ours[:, both], other[:, both])
+    return metrics.paired(ours[:count, both], other[:count, both])
 
 
 def summary(frame: pd.DataFrame, measures: Mapping[str, str], rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:

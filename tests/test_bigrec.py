@@ -279,10 +279,9 @@ def test_an_absent_model_and_an_absent_run_are_named(study):
         bigrec_results.by_seed(frame, "nonsense", "grounded", lambda ranks: ranks.ndcg(10))
 
 
-def test_stored_runs_and_rivals_cover_the_same_sizes_and_seeds():
+@pytest.mark.parametrize("rows", [rows for rows in bigrec_study.PASSES if rows <= 16384])
+def test_stored_runs_have_several_seeds_and_rivals_that_saw_the_same_rows(rows):
     frame = bigrec_results.stored("ml-100k")
-    for rows in (16, 64, 256, 1024):
-        seeds = set(frame.loc[frame["name"] == f"{rows} rows", "seed"])
-        rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == rows)]
-        assert len(seeds) >= 2 and seeds <= set(rivals["seed"])
-        assert set(rivals["method"]) == set(bigrec_study.RIVALS)
+    assert frame.loc[frame["name"] == f"{rows} rows", "seed"].nunique() >= 2
+    rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == (rows if rows <= 4096 else 0))]  # 0: all rows
+    assert set(rivals["method"]) == set(bigrec_study.RIVALS)
