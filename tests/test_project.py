@@ -47,7 +47,7 @@ def test_code_and_notebooks_are_clean(command):
 def test_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
     assert max(lines.values()) <= 350, max(lines, key=lines.get)
-    assert sum(lines.values()) <= 12_500  # eleven notebooks; nine stand, one more and the grid have their modules
+    assert sum(lines.values()) <= 13_000  # eleven notebooks; ten stand, and the explorer has two modules
 
 
 def test_no_machine_paths_or_hosts_are_committed():
