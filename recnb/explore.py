@@ -11,49 +11,20 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import anywidget
 import ipywidgets as ui
 import jscatter
 import numpy as np
 import pandas as pd
-import traitlets
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from recnb import explore_maps as maps
-from recnb.explore_maps import BACKGROUND, INK, MEASURES, METHODS, View, known, text_table
+from recnb.explore_maps import BACKGROUND, INK, LISTED, MEASURES, METHODS, View, known, text_table
+from recnb.explore_parts import Page, control, row
 
-LISTED = 200  # most rows of a list or table on screen
 GLIDING = 20_000  # so many points glide to new places and follow a slider at once; more jump
 NOTHING = "Nothing is selected: find, click, or hold the mouse down and draw a lasso."
 LINE = "#de8f05"  # orange, seen on white and on black
-
-
-class _Page(anywidget.AnyWidget):
-    """Tells Python whether the page is dark, and keeps Jupyter's shortcuts off controls that need the arrow keys."""
-
-    _esm = """
-    export default { render({ model, el }) {
-      const tell = () => { model.set("dark", document.body.dataset.jpThemeLight === "false"); model.save_changes(); };
-      const keep = event => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-      setTimeout(() => el.closest(".recnb-explorer")?.addEventListener("focusin", keep), 500);
-      const watch = new MutationObserver(tell);
-      watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-      tell();
-      return () => watch.disconnect();
-    } };
-    """
-    dark = traitlets.Bool(False).tag(sync=True)
-
-
-def _control(kind: Any, *given: Any, basis: int = 150, **more: Any) -> Any:
-    """A control that shares its row with others and keeps its label whole."""
-    layout = ui.Layout(width="auto", flex=f"1 1 {basis}px")
-    return kind(*given, style={"description_width": "initial"}, layout=layout, **more)
-
-
-def _row(*children: Any) -> ui.HBox:
-    return ui.HBox(children, layout=ui.Layout(flex_flow="row wrap", align_items="flex-start"))
 
 
 class Pane:
@@ -62,9 +33,9 @@ class Pane:
     def __init__(self, owner: Explorer, space: str, start: str, height: int) -> None:
         self.owner, count = owner, len(owner.items)
         self.near = ui.HTML(layout=ui.Layout(max_height="220px", overflow="auto"))
-        self.space = _control(ui.Dropdown, options=list(owner.spaces), value=space, description="space", basis=170)
-        self.map = _control(ui.Dropdown, options=[*METHODS, *owner.extra], value=start, description="map", basis=110)
-        self.turn = _control(ui.IntSlider, 0, 0, 180, 5, description="turn", basis=110)
+        self.space = control(ui.Dropdown, options=list(owner.spaces), value=space, description="space", basis=170)
+        self.map = control(ui.Dropdown, options=[*METHODS, *owner.extra], value=start, description="map", basis=110)
+        self.turn = control(ui.IntSlider, 0, 0, 180, 5, description="turn", basis=110)
         self.turn.continuous_update = count <= GLIDING
         self.xyz = self.placed()
         few: Any = {"opacity": 0.8, "opacity_by": None} if count < 5000 else {}
@@ -74,12 +45,15 @@ class Pane:
             transition_points_duration=600, **few,
         )  # fmt: skip
         self.widget: Any = self.scatter.widget
+        self.widget.label_align, self.widget.label_offset, self.widget.label_tile_size = "top", (0, -4), height
         self.draw()
-        top = _row(self.space, self.map, self.turn)
+        top = row(self.space, self.map, self.turn)
         self.box = ui.VBox([top, self.widget, self.near], layout=ui.Layout(min_width="0"))
-        for control, action in ((self.space, self.move), (self.map, self.move), (self.turn, self.draw)):
-            control.observe(action, "value")
+        for made, action in ((self.space, self.move), (self.map, self.move), (self.turn, self.draw)):
+            made.observe(action, "value")
         self.widget.observe(lambda change: owner.select(change["new"], self), "selection")
+        # jscatter takes the names off whenever the map is moved
+        self.widget.observe(lambda _: self.widget.set_trait("labels", self.tags), "label_tiles")
 
     @property
     def vectors(self) -> np.ndarray:
@@ -120,6 +94,7 @@ class Pane:
         self.scatter.color(by=grouped.labels, map=grouped.colours(dark), selected=INK[dark])
         self.widget.background_color = to_rgba(BACKGROUND[dark])  # jscatter's own method would bring the axes back
         self.widget.reticle_color = self.widget.tooltip_color = to_rgba(INK[dark])
+        self.widget.label_shadow_color = BACKGROUND[dark]
         self.lines()
 
     def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
@@ -142,12 +117,16 @@ class Pane:
         return self.seen(maps.project(self.vectors, path) if exact else maps.among(path, self.vectors, self.xyz))
 
     def lines(self) -> None:
-        """Draw a line to every neighbour, and the path that is followed."""
+        """Draw a line to every neighbour, their names, and the path that is followed."""
         view = self.view()
         drawn = [jscatter.Line(view.xy[[view.chosen, i]].tolist(), line_color=LINE, line_width=2) for i in view.near]
         if len(view.path) > 1:
             drawn.append(jscatter.Line(view.path.tolist(), line_color=INK[self.owner.page.dark], line_width=3))
         self.scatter.annotations(drawn or None)
+        named = [] if view.chosen is None else [view.chosen, *view.near]
+        size = np.ptp(view.xy, axis=0).max() * np.array([0.22, 0.04])
+        self.tags = maps.tags(self.owner.names[named], view.xy[named], size, self.owner.page.dark)
+        self.widget.labels = self.tags
 
     def view(self) -> View:
         """What is seen of it."""
@@ -204,18 +183,18 @@ class Explorer(ui.VBox):
         columns = [str(name) for name in self.items.columns[1:] if self.items[name].nunique() > 1]
         choices = [*columns, *(f"clusters of {space}" for space in self.spaces)]
         known("colour", colour, choices)
-        self.page, self.legend, self.said = _Page(), ui.HTML(), ui.HTML()
-        few, hint = len(self.items) <= 10 * GLIDING, "words of a name, year, genre; or /pattern/"
-        self.search = _control(ui.Text, description="find", placeholder=hint, continuous_update=few)
-        self.colour = _control(ui.Dropdown, options=choices, value=colour, description="colour")
-        self.measure = _control(ui.Dropdown, options=list(MEASURES), description="alike by")
-        self.count = _control(ui.BoundedIntText, 10, min=1, max=50, description="neighbours")
+        self.page, self.legend, self.said = Page(), ui.HTML(), ui.HTML()
+        few, hint = len(self.items) <= 10 * GLIDING, "name, year, genre; or /pattern/"
+        self.search = control(ui.Text, description="find", placeholder=hint, continuous_update=few)
+        self.colour = control(ui.Dropdown, options=choices, value=colour, description="colour")
+        self.measure = control(ui.Dropdown, options=list(MEASURES), description="alike by")
+        self.count = control(ui.BoundedIntText, 10, min=1, max=50, description="neighbours")
         self.found = ui.Select(rows=7, layout=ui.Layout(width="auto", flex="1 1 220px"))
         self.table = ui.HTML(layout=ui.Layout(flex="3 1 420px", min_width="0", height="122px", overflow="auto"))
-        self.step, play = _control(ui.IntSlider, 0, 0, 0, description="step"), ui.Play(interval=700, min=1)
+        self.step, play = control(ui.IntSlider, 0, 0, 0, description="step"), ui.Play(interval=700, min=1)
         for name in ("value", "max"):
             ui.jslink((self.step, name), (play, name))
-        self.player = _row(play, self.step, self.said)
+        self.player = row(play, self.step, self.said)
         self.player.layout.display = "none"
         buttons = []
         for text, action in (("zoom", self.zoom), ("isolate", self.isolate), ("show all", self.show_all)):
@@ -224,9 +203,9 @@ class Explorer(ui.VBox):
         self.page.observe(self.recolour, "dark")
         self.found.observe(lambda change: self.select([change["new"]]), "value")
         reactions = [(self.search, self.look_up), (self.colour, self.recolour), (self.step, self.advance)]
-        for control, action in (*reactions, (self.measure, self.compare), (self.count, self.compare)):
-            control.observe(action, "value")
-        rows = _row(self.search, self.colour, self.measure, self.count), _row(self.found, ui.VBox(buttons), self.table)
+        for made, action in (*reactions, (self.measure, self.compare), (self.count, self.compare)):
+            made.observe(action, "value")
+        rows = row(self.search, self.colour, self.measure, self.count), row(self.found, ui.VBox(buttons), self.table)
         return [self.page, *rows, self.legend, self.player]
 
     @property

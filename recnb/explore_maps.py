@@ -36,6 +36,7 @@ METHODS = ("PCA", "t-SNE", "UMAP")
 MEASURES = ("centred cosine", "cosine", "distance")
 FITTED = 10_000  # t-SNE and UMAP are fitted to so many points; others are placed among the nearest of these
 DRAWN = 50_000  # most points of a picture
+LISTED = 200  # most rows of a list or table on screen
 BACKGROUND = {False: "#ffffff", True: "#111111"}  # by dark
 INK = {False: "#000000", True: "#ffffff"}
 GREY = "#949494"
@@ -186,11 +187,8 @@ class Groups:
         """A colour a group, told apart by colour-blind readers and from the background; numbers go dark to light."""
         count = len(self.names) - self.grey
         if self.ordered:
-            shades = (
-                sns.color_palette("viridis", 256).as_hex()[80:]
-                if dark
-                else sns.color_palette("viridis", 256).as_hex()[:200]
-            )
+            shades = sns.color_palette("viridis", 256).as_hex()
+            shades = shades[80:] if dark else shades[:200]
             found = [shades[int(place)] for place in np.linspace(0, len(shades) - 1, count)]
         else:
             pale = [colour for colour in plots.COLOURS if contrast(colour, BACKGROUND[False]) < 2 or colour == GREY]
@@ -267,6 +265,26 @@ def find(names: pd.Series, texts: pd.Series, query: str, weight: np.ndarray) -> 
     return rows[np.lexsort((-weight[rows], -called))]
 
 
+def crowding(xy: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """How near one must come until a label at each place of xy (m, 2) covers no earlier one: at least 1, (m,).
+
+    ``size`` (2,) is a label's width and height from afar, in the units of xy.
+    """
+    apart = (np.abs(xy[:, None] - xy[None]) / size).max(2)
+    return np.tril(1 / np.maximum(apart, 1e-3), -1).max(1, initial=1)
+
+
+def tags(names: pd.Series, xy: np.ndarray, size: np.ndarray, dark: bool = False) -> pd.DataFrame:
+    """Names at places (m, 2) as jupyter-scatter's page reads them, each seen once it covers no earlier one."""
+    if not len(xy):  # the page would keep the names that it has
+        return tags(pd.Series([" "]), np.zeros((1, 2)), size)
+    near = crowding(xy, size)
+    look = {"zoomOut": np.inf, "zoomFadeExtent": 0.0, "fontColor": INK[dark], "fontFace": "arial"}
+    look |= {"fontStyle": "normal", "fontWeight": "normal", "fontSize": 12}
+    found = pd.DataFrame({"label": names.str[:30].to_numpy(str), "x": xy[:, 0], "y": xy[:, 1]})
+    return found.assign(zoomIn=np.where(near > 1, near, 0), **look)
+
+
 @dataclass(frozen=True)
 class View:
     """What one map of a picture shows: title, positions (n, 2), the chosen point's lines, and a path (T, 2)."""
@@ -290,15 +308,13 @@ def picture(views: Sequence[View], grouped: Groups, names: pd.Series, selected: 
             for other in view.near:
                 ax.plot(*view.xy[[view.chosen, other]].T, color=INK[False], lw=0.7)
         ax.plot(*view.path.T, ".-", color=INK[False], lw=1)
-        for item in selected[:6]:
-            ax.annotate(
-                plots.plain_text(names.iloc[item])[:24],
-                view.xy[item],
-                xytext=(3, 3),
-                textcoords="offset points",
-                fontsize=7,
-            )
         middle, half = (view.xy.max(0) + view.xy.min(0)) / 2, np.ptp(view.xy, axis=0).max() * 0.53
+        free = crowding(view.xy[selected[:LISTED]], half * np.array([0.6, 0.07])) <= 1
+        for item in selected[:LISTED][free][:6]:
+            label = plots.plain_text(names.iloc[item])[:24]
+            left = view.xy[item, 0] < middle[0] + 0.4 * half
+            how: dict[str, Any] = {"xytext": (3 if left else -3, 3), "ha": "left" if left else "right"}
+            ax.annotate(label, view.xy[item], textcoords="offset points", fontsize=7, **how)
         ax.set(xticks=[], yticks=[], title=plots.plain_text(view.title), aspect="equal")
         ax.set(xlim=middle[0] + half * np.array([-1, 1]), ylim=middle[1] + half * np.array([-1, 1]))
         ax.grid(False)

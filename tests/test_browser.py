@@ -32,9 +32,9 @@ NASTY = "<img src=x onerror=document.title='hacked'>"
 
 
 class Server:
-    """JupyterLab on a free port of this machine, with settings, kernels and a token of its own."""
+    """JupyterLab or Notebook 7 on a free port of this machine, with settings, kernels and a token of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, app="jupyterlab"):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -47,11 +47,12 @@ class Server:
         options = [f"--ServerApp.port={self.url.rsplit(':', 1)[1]}", "--ServerApp.port_retries=0", "--allow-root",
                    "--no-browser", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={folder}",
                    f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={folder / '.jupyter'}",
-                   "--LabApp.expose_app_in_browser=True"]  # fmt: skip
+                   f"--JupyterNotebookApp.user_settings_dir={settings}", "--LabApp.expose_app_in_browser=True",
+                   "--JupyterNotebookApp.expose_app_in_browser=True"]  # fmt: skip
         places = {f"JUPYTER_{name}_DIR": str(folder / ".jupyter" / name.lower()) for name in ("CONFIG", "DATA")}
         environment = {**os.environ, **places, "JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTER_PREFER_ENV_PATH": "1"}
         with (folder / "server.log").open("w") as log:
-            command = [sys.executable, "-m", "jupyterlab", *options]
+            command = [sys.executable, "-m", app, *options]
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def get(self, path):
@@ -92,10 +93,10 @@ def wait(condition, what, seconds=60):
 
 
 @contextmanager
-def lab(folder):
-    server = Server(folder)
+def lab(folder, app="jupyterlab"):
+    server = Server(folder, app)
     try:
-        wait(server.answers, "JupyterLab")
+        wait(server.answers, app)
         yield server
     finally:
         server.process.terminate()
@@ -117,6 +118,13 @@ def chromium():
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         yield page, outside, errors
         browser.close()
+
+
+def opened(page, server, path="lab/tree"):
+    """The page of the lesson, its kernel connected."""
+    page.goto(f"{server.url}/{path}/lesson.ipynb?token={server.token}&reset")
+    page.wait_for_function("window.jupyterapp !== undefined")
+    wait(server.connected, "a kernel")
 
 
 def at_smoke(folder):
@@ -159,18 +167,25 @@ class Reader:
         self.page.mouse.up()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: `apt-get install chromium` brings one")
-def test_a_reader_explores_in_jupyterlab(tmp_path):
-    shots = Path(os.environ.get("RECNB_SCREENSHOTS", tmp_path / "screenshots"))
-    shots.mkdir(parents=True, exist_ok=True)
+@pytest.fixture
+def shots(tmp_path):
+    folder = Path(os.environ.get("RECNB_SCREENSHOTS", tmp_path / "screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium or Chrome on the PATH: install one, as with `sudo apt-get install chromium`"
+)
+
+
+@needs_browser
+def test_a_reader_explores_in_jupyterlab(tmp_path, shots):
     for name in ("smollm2-135m-instruct", "wordllama", "connectomes"):
         assets.fetch(name)
     at_smoke(tmp_path)
     with lab(tmp_path) as server, chromium() as (page, outside, errors):
-        page.goto(f"{server.url}/lab/tree/lesson.ipynb?token={server.token}&reset")
-        page.wait_for_function("window.jupyterapp !== undefined")
-        wait(server.connected, "a kernel")
-        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        opened(page, server)
         began = time.monotonic()
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
         reader = Reader(page, shots)
@@ -180,7 +195,7 @@ def test_a_reader_explores_in_jupyterlab(tmp_path):
         seconds["run all to the end"] = time.monotonic() - began
         works_with_the_explorer(reader, server)
         looks_at_the_others(reader)
-        assert [url for url in outside if not re.match(rf"{server.url}|ws:|data:|blob:{server.url}", url)] == []
+        assert [url for url in outside if not re.match(rf"(blob:)?{server.url}/|data:", url)] == []
         assert page.title() != "hacked" and errors == []
     (shots / "seconds.json").write_text(json.dumps(seconds, indent=1))
 
@@ -228,3 +243,35 @@ def looks_at_the_others(reader):
         others.nth(place).evaluate("element => element.scrollIntoView()")
         others.nth(place).locator("canvas").first.wait_for()
         reader.shot(f"4-explorer-{place + 1}")
+
+
+SMALL = """
+import numpy as np, pandas as pd
+from recnb.explore import Explorer
+
+items = pd.DataFrame({"title": [f"film {i}" for i in range(200)], "kind": ["a", "b"] * 100})
+rng = np.random.default_rng(0)
+explorer = Explorer(items, {"one": rng.normal(size=(200, 4)), "two": rng.normal(size=(200, 4))})
+explorer
+"""
+
+
+@needs_browser
+def test_notebook_7_shows_the_same(tmp_path, shots):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SMALL)])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, tmp_path / "lesson.ipynb")
+    with lab(tmp_path, "notebook") as server, chromium() as (page, outside, _):  # Notebook 7.6 logs an error of its own
+        opened(page, server, "notebooks")
+        page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+        reader = Reader(page, shots)
+        reader.maps.first.wait_for()
+        reader.explorer.evaluate("element => element.scrollIntoView()")
+        reader.find("film 77")
+        wait(lambda: "film 77 in two" in " ".join(reader.tables()), "the film's neighbours")
+        reader.find("")
+        reader.lasso(60)
+        wait(lambda: re.match(r"\d+ of 200 selected", reader.tables()[0]), "the lasso's table")
+        assert server.ask("len(explorer.rows)") == int(reader.tables()[0].split()[0])
+        reader.shot("5-notebook-7")
+        assert [url for url in outside if not re.match(rf"(blob:)?{server.url}/|data:", url)] == []

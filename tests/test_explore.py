@@ -355,3 +355,17 @@ def test_a_hundred_thousand_points_are_drawn_in_seconds():
     many.panes[0].widget.selection = np.arange(50_000, dtype="uint32")
     assert "50000 of 100000" in many.table.value and many.table.value.count("<tr>") == 200
     assert len(many._repr_mimebundle_()["image/png"]) < 400_000
+
+
+def test_names_are_drawn_once_they_cover_no_earlier_one(explorer):
+    xy, size = np.array([[0.0, 0], [1, 0], [0, 1], [0.1, 0]]), np.array([2.0, 0.5])
+    assert np.allclose(maps.crowding(xy, size), [1, 2, 1, 20])
+    assert maps.crowding(np.empty((0, 2)), size).shape == (0,)
+    explorer.choose(3)
+    left = explorer.panes[0]
+    assert left.widget.labels["label"].tolist() == explorer.names[[3, *left.neighbours()[0]]].str[:30].tolist()
+    assert set(left.widget.labels["fontColor"]) == {maps.INK[False]}
+    left.widget.set_trait("label_tiles", ["1,1,1"])  # as the page does when it is zoomed
+    assert len(left.widget.labels) == 6
+    explorer.choose(None)
+    assert left.widget.labels["label"].tolist() == [" "]
