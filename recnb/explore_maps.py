@@ -318,6 +318,7 @@ def picture(views: Sequence[View], grouped: Groups, names: pd.Series, selected: 
         ax.set(xticks=[], yticks=[], title=plots.plain_text(view.title), aspect="equal")
         ax.set(xlim=middle[0] + half * np.array([-1, 1]), ylim=middle[1] + half * np.array([-1, 1]))
         ax.grid(False)
+        ax.spines[:].set_visible(False)
     for name, colour in zip(grouped.names, grouped.colours(), strict=True):
         axes[0].scatter([], [], s=18, color=colour, label=plots.plain_text(name)[:24])
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -325,9 +326,9 @@ def picture(views: Sequence[View], grouped: Groups, names: pd.Series, selected: 
 
 
 def png(figure: Figure) -> str:
-    """A figure as PNG of few colours, a third of the usual size, in base64; the figure is closed."""
+    """A figure as PNG of few colours, a quarter of the usual size, in base64; the figure is closed."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    Image.open(buffer).convert("RGB").quantize(96).save(small, format="png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize(255, Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
     return base64.b64encode(small.getvalue()).decode()

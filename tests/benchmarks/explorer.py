@@ -124,12 +124,13 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     books = {"notebook 10": lesson(), **{f"{count:,} points": drawn(count) for count in options.points}}
-    rows = []
+    busy, rows = os.getloadavg()[1], []
     for name, book in books.items():
         runs = pd.DataFrame([measure(book) for _ in range(options.repeat)])
         rows.append({"what": name, **runs.median().round(3)})
         print(rows[-1], flush=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, no graphics card, median of {options.repeat}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores with {busy:.1f} other programs at work, no graphics card"
+    machine += f", median of {options.repeat}"
     command = f"python tests/benchmarks/explorer.py --repeat {options.repeat}"
     told = {"machine": machine, "command": command, "date": datetime.date.today().isoformat()}
     units = {"open the page": "s to open the page", "first map": "s to first map", "lasso": "s of a lasso"}
