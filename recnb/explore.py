@@ -326,4 +326,6 @@ class Explorer(ui.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and its picture for pages where no widget can be."""
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": maps.png(self.picture())}
+        told = f"Explorer of {len(self.items)} points: {', '.join(pane.view().title for pane in self.panes)}"
+        still = {"image/png": maps.png(self.picture()), "text/plain": told}
+        return {**super()._repr_mimebundle_(**kwargs), **still}

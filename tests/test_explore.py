@@ -312,6 +312,7 @@ def test_a_picture_goes_with_the_widget(explorer):
     shown = explorer._repr_mimebundle_()
     assert base64.b64decode(shown["image/png"]).startswith(b"\x89PNG")
     assert "application/vnd.jupyter.widget-view+json" in shown and not plt.get_fignums()
+    assert shown["text/plain"] == "Explorer of 6 points: first · PCA, second · PCA"
     figure = explorer.picture()
     drawn = [text.get_text() for text in figure.axes[0].texts]
     assert drawn == [plots.plain_text(NASTY)[:24]]
