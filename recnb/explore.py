@@ -35,7 +35,7 @@ class Pane:
         self.near = ui.HTML(layout=ui.Layout(max_height="220px", overflow="auto"))
         self.space = control(ui.Dropdown, options=list(owner.spaces), value=space, description="space", basis=170)
         self.map = control(ui.Dropdown, options=[*METHODS, *owner.extra], value=start, description="map", basis=110)
-        self.turn = control(ui.IntSlider, 0, 0, 180, 5, description="turn", basis=110)
+        self.turn = control(ui.IntSlider, 0, 0, 180, 5, description="turn", basis=150)
         self.turn.continuous_update = count <= GLIDING
         self.xyz = self.placed()
         few: Any = {"opacity": 0.8, "opacity_by": None} if count < 5000 else {}

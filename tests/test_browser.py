@@ -186,6 +186,7 @@ def test_a_reader_explores_in_jupyterlab(tmp_path, shots):
     at_smoke(tmp_path)
     with lab(tmp_path) as server, chromium() as (page, outside, errors):
         opened(page, server)
+        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         began = time.monotonic()
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
         reader = Reader(page, shots)

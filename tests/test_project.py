@@ -75,6 +75,7 @@ def notebook_rows():
         "06_diffusion_generation": ("Can one recommend by inventing the next film?", "DreamRec"),
         "07_latent_space_interpretation": ("Can a language model read what a recommender thinks?", "RecInterpreter"),
         "09_digital_twin_brain": ("Does a brain model need its wiring, and is it anybody's?", "Digital Twin Brain"),
+        "10_embedding_explorer": ("What did the models learn, and how far can a map be believed?", "all of the above"),
     }
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         made = json.loads(path.read_text())["metadata"]["recnb"]

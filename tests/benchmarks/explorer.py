@@ -95,6 +95,7 @@ def measure(book: nbformat.NotebookNode) -> dict[str, float]:
             page.set_default_timeout(180_000)
             began = time.monotonic()
             browser.opened(page, server)
+            page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
             ready = time.monotonic()
             page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
             reader = browser.Reader(page, Path(folder))
