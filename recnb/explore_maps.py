@@ -270,7 +270,7 @@ def crowding(xy: np.ndarray, size: np.ndarray) -> np.ndarray:
 
     ``size`` (2,) is a label's width and height from afar, in the units of xy.
     """
-    apart = (np.abs(xy[:, None] - xy[None]) / size).max(2)
+    apart = (np.abs(xy[:, None] - xy[None]) / (size + 1e-9)).max(2)
     return np.tril(1 / np.maximum(apart, 1e-3), -1).max(1, initial=1)
 
 
@@ -279,7 +279,7 @@ def tags(names: pd.Series, xy: np.ndarray, size: np.ndarray, dark: bool = False)
     if not len(xy):  # the page would keep the names that it has
         return tags(pd.Series([" "]), np.zeros((1, 2)), size)
     near = crowding(xy, size)
-    look = {"zoomOut": np.inf, "zoomFadeExtent": 0.0, "fontColor": INK[dark], "fontFace": "arial"}
+    look: dict[str, Any] = {"zoomOut": np.inf, "zoomFadeExtent": 0.0, "fontColor": INK[dark], "fontFace": "arial"}
     look |= {"fontStyle": "normal", "fontWeight": "normal", "fontSize": 12}
     found = pd.DataFrame({"label": names.str[:30].to_numpy(str), "x": xy[:, 0], "y": xy[:, 1]})
     return found.assign(zoomIn=np.where(near > 1, near, 0), **look)
