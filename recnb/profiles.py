@@ -205,6 +205,33 @@ class Brain:
     reservoirs: int = 10
 
 
+@dataclass(frozen=True)
+class Embeddings:
+    """Notebook 10.
+
+    Attributes:
+        models: recommenders whose vectors are shown.
+        epochs: passes of each, and of the one that lends DreamRec its space.
+        workers: models trained at once, one process each; 1 on a GPU.
+        dream_epochs: of DreamRec in vectors of its own, and in lent ones.
+        users: training users (None: all).
+        layer: block of the language model after which titles are read (None: the last).
+        mapped: spaces whose maps are measured.
+        methods: of mapping.
+        people: whose moments are shown (None: everybody's).
+    """
+
+    models: tuple[str, ...] = ("SASRec", "GRU4Rec", "Caser", "NextItNet")
+    epochs: int = 14
+    workers: int = 2
+    dream_epochs: tuple[int, int] = (10, 6)
+    users: int | None = None
+    layer: int | None = None
+    mapped: tuple[str, ...] = ("SASRec", "GRU4Rec", "DreamRec", "language model")
+    methods: tuple[str, ...] = ("PCA", "t-SNE", "UMAP")
+    people: int | None = None
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "00_tour": {"smoke": Tour(), "laptop": Tour(), "paper": Tour()},
     "01_data": {
@@ -264,6 +291,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "smoke": Brain(runs=4, volumes=100, couplings=6, field=120, nulls=2, steps=(2, 4), radii=2, reservoirs=2),
         "laptop": Brain(),
         "paper": Brain(runs=256, volumes=1200, couplings=40, nulls=100, steps=(40, 80, 150, 300), reservoirs=50),
+    },
+    "10_embedding_explorer": {
+        "smoke": Embeddings(
+            ("SASRec", "GRU4Rec"), 1, 1, (1, 1), users=40, layer=1, mapped=("SASRec",), methods=("PCA",), people=40
+        ),
+        "laptop": Embeddings(),
+        "paper": Embeddings(workers=1),
     },
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from recnb.lessons import exercise
 
-NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09")
+NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10")
 CASES = {number: importlib.import_module(f"test_exercises_{number}") for number in NUMBERS}
 TASKS = [(number, name) for number, cases in CASES.items() for name in cases.EXERCISES]
 WRONG = [(number, *answer) for number, cases in CASES.items() for answer in cases.WRONG]

@@ -47,7 +47,7 @@ def test_code_and_notebooks_are_clean(command):
 def test_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "recnb").rglob("*.py")}
     assert max(lines.values()) <= 350, max(lines, key=lines.get)
-    assert sum(lines.values()) <= 12_500  # eleven notebooks; nine stand, one more and the grid have their modules
+    assert sum(lines.values()) <= 13_000  # eleven notebooks; ten stand, and the explorer has two modules
 
 
 def test_no_machine_paths_or_hosts_are_committed():
@@ -75,6 +75,7 @@ def notebook_rows():
         "06_diffusion_generation": ("Can one recommend by inventing the next film?", "DreamRec"),
         "07_latent_space_interpretation": ("Can a language model read what a recommender thinks?", "RecInterpreter"),
         "09_digital_twin_brain": ("Does a brain model need its wiring, and is it anybody's?", "Digital Twin Brain"),
+        "10_embedding_explorer": ("What did the models learn, and how far can a map be believed?", "all of the above"),
     }
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         made = json.loads(path.read_text())["metadata"]["recnb"]
