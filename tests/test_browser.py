@@ -111,7 +111,7 @@ def chromium():
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         outside, errors = [], []
         page.on("request", lambda asked: outside.append(asked.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -192,7 +192,7 @@ def test_a_reader_explores_in_jupyterlab(tmp_path, shots):
         reader = Reader(page, shots)
         reader.maps.first.wait_for()
         seconds = {"run all to first map": time.monotonic() - began}
-        wait(server.connected, "the notebook to end", 90)
+        wait(server.connected, "the notebook to end", 180)
         seconds["run all to the end"] = time.monotonic() - began
         works_with_the_explorer(reader, server)
         looks_at_the_others(reader)

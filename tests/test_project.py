@@ -74,6 +74,7 @@ def notebook_rows():
         "05_bistep_grounding": ("Can what a language model says rank a whole catalogue?", "BIGRec"),
         "06_diffusion_generation": ("Can one recommend by inventing the next film?", "DreamRec"),
         "07_latent_space_interpretation": ("Can a language model read what a recommender thinks?", "RecInterpreter"),
+        "08_offline_rl": ("Do rewards, and a look ahead, make better lists?", "MCRL"),
         "09_digital_twin_brain": ("Does a brain model need its wiring, and is it anybody's?", "Digital Twin Brain"),
         "10_embedding_explorer": ("What did the models learn, and how far can a map be believed?", "all of the above"),
     }
