@@ -59,10 +59,9 @@ def interval(values: np.ndarray) -> Interval:
 
 
 def gap(ours: np.ndarray, other: np.ndarray) -> Interval:
-    """Interval of the difference, user by user and seed by seed; the first seeds count where one has more."""
-    count = min(len(ours), len(other))
+    """Interval of the difference, user by user, see `metrics.paired`; users without a value are left out."""
     both = ~(np.isnan(ours).any(0) | np.isnan(other).any(0))
-    return metrics.paired(ours[:count, both], other[:count, both])
+    return metrics.paired(ours[:, both], other[:, both])
 
 
 def summary(frame: pd.DataFrame, measures: Mapping[str, str], rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:

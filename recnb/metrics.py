@@ -168,7 +168,7 @@ def paired(ours: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None
     """Interval of the difference ours - other on the same cases; shapes (n,) or (seeds, n) each.
 
     A method with one run is compared with every seed of the other; two methods with several seeds are paired
-    seed by seed.
+    seed by seed, and where one has more, its first ones count.
 
     Raises:
         ValueError: when the cases differ in number.
@@ -176,6 +176,8 @@ def paired(ours: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None
     ours, other = np.atleast_2d(ours), np.atleast_2d(other)
     if ours.shape[1] != other.shape[1]:
         raise ValueError(f"paired needs the same cases: {ours.shape[1]} against {other.shape[1]}")
+    if len(ours) > 1 and len(other) > 1:
+        ours, other = ours[: len(other)], other[: len(ours)]
     return bootstrap(ours - other, groups)
 
 

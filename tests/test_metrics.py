@@ -132,3 +132,11 @@ def test_the_published_rule_loses_a_right_answer_that_contains_another_title():
     assert metrics.chosen("I would watch Fargo", offered, exact=False) == 2
     assert metrics.chosen("I would watch Fargo", offered) == -1
     assert metrics.chosen("Alien", offered) == metrics.chosen("Alien", offered, exact=False) == -1
+
+
+def test_pairs_are_of_the_seeds_that_both_have():
+    rng = np.random.default_rng(0)
+    ours, other = rng.random((3, 40)), rng.random((2, 40))
+    got, wanted = metrics.paired(ours, other), metrics.paired(ours[:2], other)
+    assert (got.value, got.seeds) == (wanted.value, 2)
+    assert metrics.paired(ours, other[0]).seeds == 3
