@@ -84,7 +84,7 @@ def run(name: str, seed: int, beams: int, keep: bool, dataset: str, threads: int
     frames = [pd.DataFrame({"asked": part, "said": lines}) for part, lines in said.items()]
     pd.concat(frames, ignore_index=True).to_parquet(folder / "answers.parquet")
     curve.to_parquet(folder / "curve.parquet")
-    about = {"name": name, "plan": plain(plan), "beams": beams, "gammas": gammas}
+    about = {"name": name, "plan": plain(plan), "beams": beams, "gammas": gammas, "end": write.end}
     about["seconds"] = float(curve["seconds"].max()) if plan.rows else 0.0
     runs.describe(folder, "bigrec_study", threads, about)
     print(name, seed, metrics_of(ranks), gammas, flush=True)
@@ -142,10 +142,12 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[BigRec, Instruction
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    told, weights = runs.kept(folder_of(study, name, seed), "tuned model")
+    folder = folder_of(study, name, seed)
+    told, weights = runs.kept(folder, "tuned model")
     config = BigRecConfig(**{**told["model"], "targets": tuple(told["model"]["targets"])})
     model, write = fresh(study, Plan(**{**told, "model": config}))
     model.load_state_dict({key: value.float() for key, value in weights.items()})
+    write.end = dict(runs.told(folder.parent))[folder]["end"]  # the token that it learnt to end with
     return model.eval(), write
 
 

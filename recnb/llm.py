@@ -81,6 +81,8 @@ def load(name: str = DEFAULT, dtype: torch.dtype | None = None) -> LanguageModel
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype or precision(device))
+        if isinstance(end := model.config.eos_token_id, int):  # some versions of transformers read another from GGUF
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
         if device == "cpu" and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation("grouped")
     except (OSError, ValueError) as error:
@@ -319,8 +321,7 @@ def candidate_logprobs(lm: LanguageModel, rows: Sequence[Tensor], answers: Seque
     embeds, _ = pad(whole)
     bias, place, where, tokens, owner = _side_by_side([len(row) for row in rows], answers, embeds)
     hidden = lm.body(inputs_embeds=embeds, attention_mask=bias, position_ids=place, use_cache=False).last_hidden_state
-    scores = lm.logits(hidden.flatten(0, 1)[where])
-    each = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+    each = -F.cross_entropy(lm.logits(hidden.flatten(0, 1)[where]), tokens, reduction="none")
     total = torch.zeros(len(rows) * len(answers[0]), device=each.device).index_add_(0, owner, each)
     return total.view(len(rows), -1)
 
