@@ -142,12 +142,12 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[BigRec, Instruction
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    folder = folder_of(study, name, seed)
-    told, weights = runs.kept(folder, "tuned model")
+    about, weights = runs.kept(folder_of(study, name, seed), "tuned model")
+    told = about["plan"]
     config = BigRecConfig(**{**told["model"], "targets": tuple(told["model"]["targets"])})
     model, write = fresh(study, Plan(**{**told, "model": config}))
     model.load_state_dict({key: value.float() for key, value in weights.items()})
-    write.end = dict(runs.told(folder.parent))[folder]["end"]  # the token that it learnt to end with
+    write.end = about["end"]  # the token that it learnt to end with
     return model.eval(), write
 
 

@@ -119,24 +119,28 @@ def joined(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     return groups.agg(how).join(groups.size().rename("runs")).reset_index().round(4)
 
 
-def _usual() -> dict[str, dict[str, Any]]:
-    """The parameters that each notebook has by itself; none where there are no notebooks."""
+def _usual(paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """The parameters that the notebooks of these results have by themselves; none where there are no notebooks."""
     from recnb import runner  # papermill takes a second
 
+    stems = {path.stem.rpartition("-")[0] for path in paths}
     with suppress(runner.UsageError):
-        return {path.stem: plain(runner.defaults(runner.read(path))) for path in runner.notebooks()}
+        known = [path for path in runner.notebooks() if path.stem in stems]
+        return {path.stem: plain(runner.defaults(runner.read(path))) for path in known}
     return {}
 
 
-def _measured(profile: str) -> list[pd.DataFrame]:
+def _measured() -> pd.DataFrame:
     """What runs on this machine measured, with the parameters that their notebooks have but for seed and data."""
-    usual, found = _usual(), []
-    for path in sorted((_results() / profile).glob("*.json")):
+    paths = [path for profile in ("laptop", "paper") for path in sorted((_results() / profile).glob("*.json"))]
+    usual, found = _usual(paths) if paths else {}, []
+    for path in paths:
         run = json.loads(path.read_text())
         own = usual.get(path.stem.rpartition("-")[0], {})
         if all(run["parameters"].get(name, value) == value for name, value in own.items() if name not in VARIED):
-            found.append(pd.DataFrame(run["rows"], columns=COLUMNS))
-    return [joined(pd.concat(found, ignore_index=True))[COLUMNS]] if found else []
+            found += run["rows"]
+    rows = pd.DataFrame(found, columns=COLUMNS)
+    return joined(rows)[COLUMNS] if found else rows
 
 
 def table(ledger: Path | None = None) -> pd.DataFrame:
@@ -148,14 +152,11 @@ def table(ledger: Path | None = None) -> pd.DataFrame:
     Args:
         ledger: the committed CSV; read when it exists.
     """
-    known = [pd.read_csv(ledger)] if ledger and ledger.exists() else []
-    here = pd.concat([pd.DataFrame(columns=COLUMNS), *_measured("laptop"), *_measured("paper")])
-    where = ["notebook", "profile", "dataset"]
-    replaced = set(here[where].itertuples(index=False, name=None))
-    frames = [
-        rows[[place not in replaced for place in rows[where].itertuples(index=False, name=None)]] for rows in known
-    ]
-    merged = pd.concat([*frames, here], ignore_index=True)
+    known = pd.read_csv(ledger) if ledger and ledger.exists() else pd.DataFrame(columns=COLUMNS)
+    here, where = _measured(), ["notebook", "profile", "dataset"]
+    replaced = pd.MultiIndex.from_frame(known[where]).isin(pd.MultiIndex.from_frame(here[where]))
+    frames = [rows for rows in (known[~replaced], here) if len(rows)]
+    merged = pd.concat(frames, ignore_index=True) if frames else known
     order = merged["paper"].map(PAPERS.index)
     return merged.assign(order=order).sort_values(["order", "notebook"], kind="stable")[COLUMNS]
 

@@ -19,8 +19,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from recnb import explore_maps as maps
-from recnb.explore_maps import BACKGROUND, INK, LISTED, MEASURES, METHODS, View, known, text_table
+from recnb.explore_maps import BACKGROUND, INK, LISTED, MEASURES, METHODS, View, text_table
 from recnb.explore_parts import Page, control, row
+from recnb.profiles import known
 
 GLIDING = 20_000  # so many points glide to new places and follow a slider at once; more jump
 NOTHING = "Nothing is selected: find, click, or hold the mouse down and draw a lasso."

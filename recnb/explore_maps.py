@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import html
 import io
@@ -30,6 +29,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
 from recnb import plots
+from recnb.profiles import known
 from recnb.store import Store
 
 METHODS = ("PCA", "t-SNE", "UMAP")
@@ -48,14 +48,6 @@ STYLE = """<style>
 .recnb-legend span {white-space: nowrap; margin-right: 12px}
 </style>"""
 MOST = 7  # named groups; as many colours of the palette can be told from white and from black
-
-
-def known(what: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError, with the nearest match, when a value is not among the allowed ones."""
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, 1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}{hint}")
 
 
 def array(name: str, value: Any, rows: int) -> np.ndarray:

@@ -260,7 +260,8 @@ def shipped(study: Study, name: str, source: str = "SASRec", seed: int = 0) -> t
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    told, weights = runs.kept(folder_of(study, name, source, seed), "trained adapter")
+    about, weights = runs.kept(folder_of(study, name, source, seed), "trained adapter")
+    told = about["plan"]
     plan = Plan(**{**told, "model": InterpreterConfig(**told["model"])})
     read = network(study, plan.source, blank=True)
     read.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("network.")})

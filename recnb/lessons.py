@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from IPython.display import HTML, DisplayHandle, Markdown, display
 
-from recnb import __version__, claims, plots, profiles
+from recnb import __version__, claims, plots, profiles, runs
 from recnb.metrics import Interval
 from recnb.training import Progress
 
@@ -80,9 +80,8 @@ def start(notebook: str, profile: str, seed: int = 0, dataset: str = "ml-100k", 
     for seeded in (random.seed, np.random.seed, torch.manual_seed):  # noqa: NPY002
         seeded(seed)
     plots.style()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"recnb {__version__} · Python {platform.python_version()} · torch {version('torch')}")
-    print(f"{device}, {torch.get_num_threads()} threads · profile {profile} · seed {seed}")
+    print(f"{runs.device()}, {torch.get_num_threads()} threads · profile {profile} · seed {seed}")
     numbers = ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
     print(f"this profile: {numbers}")
     every = {"seed": seed, "dataset": dataset, **parameters}

@@ -209,7 +209,8 @@ def shipped(study: Study, name: str, seed: int = 0) -> tuple[Llara, Plan]:
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    told, stored = runs.kept(folder_of(study, name, seed), "trained model")
+    about, stored = runs.kept(folder_of(study, name, seed), "trained model")
+    told = about["plan"]
     plan = Plan(**{**told, "model": type(_BASE.model)(**told["model"])})
     weights = {key: value.float() for key, value in stored.items()}
     model = Llara(llm.load(plan.lm), weights["items"], plan.model)

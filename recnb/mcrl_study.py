@@ -302,7 +302,8 @@ def shipped(study: Study, method: str, backbone: str = "SASRec", seed: int = 0) 
     Raises:
         FileNotFoundError: when there is none of that name, with the names there are.
     """
-    told, weights = runs.kept(folder_of(study, method, backbone, seed), "critic")
+    about, weights = runs.kept(folder_of(study, method, backbone, seed), "critic")
+    told = about["plan"]
     model = told["model"]
     critic = Critic(study.dataset.n_items, McrlConfig(**{**model, "backbone": BackboneConfig(**model["backbone"])}))
     critic.load_state_dict(weights)

@@ -7,6 +7,7 @@ protocol for a machine with a GPU. The data are always the whole real data unles
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -302,16 +303,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def known(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest match, when a value is not among the allowed ones."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, 1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}{hint}")
+
+
 def get(notebook: str, profile: str) -> Any:
     """Settings of a notebook under a profile.
 
     Raises:
         ValueError: when either name is unknown, with the nearest match.
     """
-    for name, known in (("profile", NAMES), ("notebook", tuple(SETTINGS))):
-        value = profile if name == "profile" else notebook
-        if value not in known:
-            near = difflib.get_close_matches(value, known, 1, cutoff=0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown {name} {value!r}; allowed: {', '.join(known)}{hint}")
+    known("profile", profile, NAMES)
+    known("notebook", notebook, tuple(SETTINGS))
     return SETTINGS[notebook][profile]

@@ -30,10 +30,15 @@ def side_by_side(run: Callable[..., None], jobs: Iterable[tuple[Any, ...]], work
             job.result()
 
 
+def device() -> str:
+    """What models run on here: the GPU's name, or CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 def describe(folder: Path, study: str, threads: int, about: dict[str, Any]) -> None:
     """Write ``run.json``: what a run tells about itself, versions, threads, device, and the command that repeats it."""
     told = {"python": platform.python_version(), "torch": torch.__version__, "threads": threads}
-    told["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    told["device"] = device()
     told["command"] = f"python -m recnb.{study} {shlex.join(sys.argv[1:])}"
     (folder / "run.json").write_text(json.dumps(about | told, indent=1))
 
@@ -44,7 +49,7 @@ def told(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def kept(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The plan, as stored, and the weights of a run that ships with them.
+    """What a run that ships with its weights tells (its ``run.json``), and the weights.
 
     Args:
         folder: of the run.
@@ -56,4 +61,4 @@ def kept(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not (folder / "run.json").exists() or not (folder / "model.safetensors").exists():
         there = [path.name for path, _ in told(folder.parent) if (path / "model.safetensors").exists()]
         raise FileNotFoundError(f"no {what} {folder.name}; there are: {', '.join(there) or 'none'}")
-    return json.loads((folder / "run.json").read_text())["plan"], load_file(folder / "model.safetensors")
+    return json.loads((folder / "run.json").read_text()), load_file(folder / "model.safetensors")
