@@ -28,7 +28,7 @@ from recnb.training import Progress
 SHIPPED = Path(__file__).parent / "trained" / "bigrec"
 ASKED = {"valid": 150, "test": 500}  # cases of a run, at most; the paper draws 5,000
 PASSES = {16: 8, 64: 4, 256: 2, 1024: 2, 4096: 1, 16384: 1, 72456: 1}  # by rows; the paper's few-shot runs have 1,024
-BATCH = {16384: 16, 72456: 32}  # the last is all rows; on a GPU steps of more rows take hardly longer
+BATCH = {16384: 16, 72456: 64}  # for about 1,000 steps each; 72,456 is all rows
 SIZES = {r: Plan(r, passes, batch=BATCH.get(r, 4), micro=BATCH.get(r, 4)) for r, passes in PASSES.items()}
 PLANS = {f"{rows} rows": plan for rows, plan in SIZES.items()} | {
     "untuned": Plan(0, 0),
