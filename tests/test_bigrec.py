@@ -279,10 +279,13 @@ def test_an_absent_model_and_an_absent_run_are_named(study):
         bigrec_results.by_seed(frame, "nonsense", "grounded", lambda ranks: ranks.ndcg(10))
 
 
-@pytest.mark.parametrize("rows", [rows for rows in bigrec_study.PASSES if rows <= 16384])
-def test_stored_runs_have_several_seeds_and_rivals_that_saw_the_same_rows(rows):
-    frame = bigrec_results.stored("ml-100k")
-    assert frame.loc[frame["name"] == f"{rows} rows", "seed"].nunique() >= 2
-    rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == (rows if rows <= 4096 else 0))]  # 0: all rows
-    assert set(rivals["method"]) == set(bigrec_study.RIVALS)
-    assert rows == 4096 or rivals["seed"].nunique() >= 2  # of 4,096 rows one seed is there
+@pytest.mark.parametrize(
+    ("dataset", "rows"), [*(("ml-100k", rows) for rows in bigrec_study.PASSES if rows <= 16384), ("lastfm-llara", 1024)]
+)
+def test_stored_runs_have_three_seeds_and_rivals_that_saw_the_same_rows(dataset, rows):
+    frame = bigrec_results.stored(dataset)
+    assert set(frame.loc[frame["name"] == f"{rows} rows", "seed"]) == {0, 1, 2}
+    for saw in (rows, 0):  # 0: all rows
+        rivals = frame[(frame["name"] == "rivals") & (frame["rows"] == saw)]
+        assert set(rivals["method"]) == set(bigrec_study.RIVALS)
+        assert (rivals.groupby("method")["seed"].nunique() == 3).all()
