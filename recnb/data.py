@@ -193,8 +193,13 @@ def temporal_windows(dataset: Dataset, window: int = 10, parts: tuple[float, flo
     Nothing is dropped for its rating. A training sequence is what a user did up to the last training target, so a
     held-out user may be known from training; a user's first ``window`` items are never targets. On MovieLens-100K:
     90,570 windows, 72,456 for training, 9,057 each to validate and to test.
+
+    Raises:
+        DataError: when fewer than ten windows can be cut.
     """
     sequences, times = dataset.sequences(), dataset.sequences("timestamp")
+    if (count := sum(max(0, len(sequence) - window) for sequence in sequences)) < 10:
+        raise DataError(f"{dataset.name} has {count} windows of {window} interactions and a next one; 10 are needed")
     users = np.arange(len(sequences))
     cases = prefixes(sequences, users, window, window)
     step = np.concatenate([np.arange(window, len(sequence)) for sequence in sequences])

@@ -1,6 +1,7 @@
 """BIGRec: its split, prompts, loss, grounding, reweighting, the choice of gamma, and what ships."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from recnb import bigrec, bigrec_ranking, bigrec_results, bigrec_study, data, ll
 from recnb.bigrec import BigRec, BigRecConfig, Catalogue, Grounding, Instructions, filed, reweighted, spoken
 from recnb.bigrec_study import SHIPPED
 from recnb.bigrec_training import Plan, Rows, answer_nats, drawn, recent
-from recnb.datasets import tidy_title
+from recnb.datasets import DataError, tidy_title
 from recnb.study import Study
 
 RUNS = sorted(path.parent for path in SHIPPED.glob("*/*/run.json"))
@@ -39,6 +40,12 @@ def lm():
 @pytest.fixture(scope="module")
 def write(lm, catalogue):
     return Instructions(lm.tokenizer, catalogue)
+
+
+def test_data_without_windows_are_refused(movielens):
+    short = replace(movielens, events=movielens.events.groupby("user").head(10))
+    with pytest.raises(DataError, match="ml-100k has 0 windows of 10 interactions and a next one; 10 are needed"):
+        data.temporal_windows(short)
 
 
 def test_windows_are_cut_by_the_time_of_their_target(study):

@@ -144,6 +144,21 @@ def test_nbval_would_notice_a_changed_number(smoke, tmp_path):
     assert nbval(tmp_path / "01_data.ipynb", folder / "first").returncode == 1
 
 
+@pytest.mark.parametrize("name", ["02_sequential_recommender", "05_bistep_grounding", "10_embedding_explorer"])
+def test_data_with_short_histories_and_no_genres_will_do(movielens, name, tmp_path):
+    """The first fourteen ratings of every other person of MovieLens, and titles without their years."""
+    for asset in ("smollm2-135m-instruct", "wordllama", "connectomes"):
+        assets.fetch(asset)
+    events = movielens.events[movielens.events["user"] % 2 == 0].groupby("user").head(14)
+    titles = movielens.items["title"].str.replace(r" \(\d{4}\)$", "", regex=True)
+    (tmp_path / "short").mkdir()
+    short = events[["user", "item", "timestamp"]].assign(title=titles[events["item"]].to_numpy())
+    short.to_csv(tmp_path / "short/interactions.csv", index=False)
+    given = {"profile": "smoke", "dataset": str(tmp_path / "short")}
+    result = runner.execute(ROOT / f"notebooks/{name}.ipynb", tmp_path / f"{name}.ipynb", given)
+    assert result.status == "done", result
+
+
 def nbval(path, home):
     environment = {**os.environ, "RECNB_HOME": str(home), "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
