@@ -116,7 +116,7 @@ def test_smoke_runs_whole_and_quickly(smoke):
     _, _, results = smoke
     for name, result in results.items():
         assert result.status == "done", f"{name}: {result}"
-        assert result.seconds < 90, f"{name} took {result.seconds:.0f} s"
+        assert result.seconds < 120, f"{name} took {result.seconds:.0f} s"  # 05 takes 60 alone, 85 beside another test
         assert result.peak_memory_mb < 4000  # 05 holds the model before and after tuning, and once in 32 bits
 
 
