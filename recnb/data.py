@@ -198,11 +198,10 @@ def temporal_windows(dataset: Dataset, window: int = 10, parts: tuple[float, flo
         DataError: when fewer than ten windows can be cut.
     """
     sequences, times = dataset.sequences(), dataset.sequences("timestamp")
-    if (count := sum(max(0, len(sequence) - window) for sequence in sequences)) < 10:
-        raise DataError(f"{dataset.name} has {count} windows of {window} interactions and a next one; 10 are needed")
-    users = np.arange(len(sequences))
-    cases = prefixes(sequences, users, window, window)
     step = np.concatenate([np.arange(window, len(sequence)) for sequence in sequences])
+    if (count := len(step)) < 10:
+        raise DataError(f"{dataset.name} has {count} windows of {window} interactions and a next one; 10 are needed")
+    cases = prefixes(sequences, np.arange(len(sequences)), window, window)
     order = np.argsort(np.concatenate([stamps[window:] for stamps in times]), kind="stable")
     train, valid, test = np.split(order, [int(part * len(order)) for part in parts])
     ends = np.zeros(len(sequences), dtype=int)
