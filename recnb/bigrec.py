@@ -30,6 +30,8 @@ from recnb.prompts import DOMAINS, Words
 from recnb.tuned import Tuned
 
 Encode = Callable[[Sequence[str]], Tensor]
+Reading = tuple[int | None, str]  # block after which states are read (None: the last, normed); "last" token or "mean"
+PUBLISHED: Reading = (None, "last")
 LIMIT = 32  # most tokens of an answer; all but a few names of MovieLens-100K fit
 
 # The paper's four parts (preamble, instruction, input, response), in our words.
@@ -202,41 +204,41 @@ class BigRec(Tuned):
         return [[spoken(line) for line in lines] for lines in llm.beams(self.lm, rows, end, beams, LIMIT)]
 
 
-def states_of_words(lm: LanguageModel, layer: int | None = None, pooling: str = "last", batch: int = 64) -> Encode:
-    """A function from texts to vectors (n, H): states of a language model.
+@torch.no_grad()
+def states_of_words(
+    lm: LanguageModel, texts: Sequence[str], readings: Sequence[Reading] = (PUBLISHED,), batch: int = 64
+) -> list[Tensor]:
+    """Texts as states of a language model, read in several ways in one pass: (n, H) for each reading.
 
     Args:
         lm: the published choice is the model before tuning.
-        layer: block after which the states are read; None reads after the last one's final norm, as published.
-        pooling: "last" token, as published, or "mean" over tokens.
+        texts: what to embed.
+        readings: after which block, and of which tokens, see `Reading`.
         batch: texts at once.
 
     Raises:
-        ValueError: unknown pooling, or (when called) no such layer.
+        ValueError: unknown pooling, or no such block.
     """
-    if pooling not in ("last", "mean"):
-        raise ValueError(f"pooling {pooling!r}; allowed: 'last', 'mean'")
-
-    @torch.no_grad()
-    def encode(texts: Sequence[str]) -> Tensor:
-        empty = [int(lm.tokenizer.eos_token_id)]  # a model that says nothing still says that
-        ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] or empty for text in texts]
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        found = torch.empty(len(ids), lm.embeddings.shape[1])
-        for start in range(0, len(order), batch):
-            some = order[start : start + batch]
-            lengths = torch.tensor([len(ids[row]) for row in some])
-            rows = [lm.embeddings[torch.tensor(ids[row], device=lm.embeddings.device)] for row in some]
-            embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            depth = len(lm.body.layers)
-            final, inner = llm.hidden_states(lm, embeds, layer or depth, stop=layer is not None)
-            states = (final if layer is None else inner).float().cpu()
-            real = torch.arange(states.shape[1]) < lengths[:, None]
-            keep = real if pooling == "mean" else torch.arange(states.shape[1]) == lengths[:, None] - 1
-            found[torch.tensor(some)] = torch.einsum("bth,bt->bh", states, keep / keep.sum(1, keepdim=True))
-        return found
-
-    return encode
+    if wrong := {pooling for _, pooling in readings} - {"last", "mean"}:
+        raise ValueError(f"pooling {wrong.pop()!r}; allowed: 'last', 'mean'")
+    blocks = [block for block, _ in readings if block]
+    empty = [int(lm.tokenizer.eos_token_id)]  # a model that says nothing still says that
+    ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] or empty for text in texts]
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    found = [torch.empty(len(ids), lm.embeddings.shape[1]) for _ in readings]
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        lengths = torch.tensor([len(ids[row]) for row in some])
+        rows = [lm.embeddings[torch.tensor(ids[row], device=lm.embeddings.device)] for row in some]
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        final, *inner = llm.hidden_states(lm, embeds, *blocks, stop=len(blocks) == len(readings))
+        step = torch.arange(embeds.shape[1])
+        kept = {"mean": step < lengths[:, None], "last": step == lengths[:, None] - 1}
+        for (block, pooling), points in zip(readings, found, strict=True):
+            states = (inner.pop(0) if block else final).float().cpu()
+            share = kept[pooling] / kept[pooling].sum(1, keepdim=True)
+            points[torch.tensor(some)] = torch.einsum("bth,bt->bh", states, share)
+    return found
 
 
 def sentence_vectors() -> Encode:

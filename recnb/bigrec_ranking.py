@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from recnb import bigrec, floors, llm, metrics, recommenders
-from recnb.bigrec import Catalogue, Grounding, reweighted
+from recnb.bigrec import Catalogue, Grounding, Reading, reweighted
 from recnb.bigrec_training import drawn, recent
 from recnb.data import Cases, Split
 from recnb.metrics import Ranks
@@ -30,19 +31,27 @@ def _untuned(lm: str) -> llm.LanguageModel:
     return llm.load(lm, torch.float32)
 
 
-def grounding(
-    names: Sequence[str], lm: str = llm.DEFAULT, layer: int | None = None, pooling: str = "last"
-) -> Grounding:
-    """Names as states of the untuned language model (`bigrec.states_of_words`), made once and kept in the store.
+def groundings(names: Sequence[str], readings: Sequence[Reading], lm: str = llm.DEFAULT) -> list[Grounding]:
+    """Names as states of the untuned language model (`bigrec.states_of_words`), made in one pass and kept in the store.
 
     In 32 bits: nothing then depends on which texts share a batch.
     """
-    encode = bigrec.states_of_words(_untuned(lm), layer, pooling)
-    config = {"names": list(names), "lm": lm, "layer": layer, "pooling": pooling}
-    files = Store().load_or_make(
-        "points", config, lambda: {"points.safetensors": {"points": encode(names)}}, (bigrec, llm)
-    )
-    return Grounding(names, encode, files["points.safetensors"]["points"])
+
+    def make() -> dict[str, dict[str, Tensor]]:
+        found = bigrec.states_of_words(_untuned(lm), names, readings)
+        return {"points.safetensors": {str(place): points for place, points in enumerate(found)}}
+
+    def encode(reading: Reading, texts: Sequence[str]) -> Tensor:
+        return bigrec.states_of_words(_untuned(lm), texts, [reading])[0]
+
+    config = {"names": list(names), "lm": lm, "readings": readings}
+    points = Store().load_or_make("points", config, make, (bigrec, llm))["points.safetensors"]
+    return [Grounding(names, partial(encode, one), points[str(place)]) for place, one in enumerate(readings)]
+
+
+def grounding(names: Sequence[str], block: int | None = None, lm: str = llm.DEFAULT) -> Grounding:
+    """The published grounding, or that after an earlier block of the language model."""
+    return groundings(names, [(block, "last")], lm)[0]
 
 
 def sweep(distances: np.ndarray, weight: np.ndarray, target: np.ndarray, gammas: np.ndarray) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from recnb import metrics, runs
 from recnb.bigrec_study import SHIPPED, placed
 from recnb.metrics import Interval, Ranks
 
+COLUMNS = "method case above tied name rows seed".split()
 Metric = Callable[[Ranks], np.ndarray]
 
 
@@ -24,7 +25,7 @@ def stored(dataset: str) -> pd.DataFrame:
         plan = about.get("plan", about)
         told = {"name": about.get("name", "rivals"), "rows": plan["rows"] or 0, "seed": plan["seed"]}
         frames.append(pd.read_parquet(folder / "ranks.parquet").assign(**told))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
 def made(dataset: str) -> pd.DataFrame:

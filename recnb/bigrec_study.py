@@ -79,7 +79,7 @@ def run(name: str, seed: int, beams: int, keep: bool, dataset: str, threads: int
     cases = {part: asked(study, part) for part in ASKED}
     said = {part: say(model, write, some, beams) for part, some in cases.items()}
     scores = {part: rival(study, "SASRec", some) for part, some in cases.items()}
-    ranks, gammas = ranked(study, said, cases, grounding(write.catalogue.names, plan.lm), scores)
+    ranks, gammas = ranked(study, said, cases, grounding(write.catalogue.names, lm=plan.lm), scores)
     ranks.to_parquet(folder / "ranks.parquet")
     frames = [pd.DataFrame({"asked": part, "said": lines}) for part, lines in said.items()]
     pd.concat(frames, ignore_index=True).to_parquet(folder / "answers.parquet")

@@ -22,9 +22,9 @@ from recnb.store import home, plain
 
 PAPERS = ("LLaRA", "BIGRec", "DreamRec", "RecInterpreter", "MCRL-style", "Digital twin brain")
 COLUMNS = (
-    "paper claim protocol dataset statistic value low high n seeds control control_value profile verdict notebook"
+    "paper claim protocol dataset statistic side value low high n seeds control control_value profile verdict notebook"
 ).split()
-KEYS = "paper claim protocol dataset statistic control profile".split()  # what makes two rows the same claim
+KEYS = "paper claim protocol dataset statistic side control profile".split()  # what makes two rows the same claim
 VARIED = ("seed", "dataset", "profile")  # parameters that a batch varies
 INCONCLUSIVE = "inconclusive at this scale"
 
@@ -79,7 +79,7 @@ class Claim:
     def row(self, profile: str, notebook: str) -> dict[str, Any]:
         """The ledger's row."""
         got = self.interval
-        values: list[Any] = [self.paper, self.claim, self.protocol, self.dataset, self.statistic]
+        values: list[Any] = [self.paper, self.claim, self.protocol, self.dataset, self.statistic, self.side]
         values += [round(x, 4) for x in (got.value, got.low, got.high)] + [got.n, got.seeds]
         values += [self.control, round(self.control_value, 4), profile, verdict(got, self.side), notebook]
         return dict(zip(COLUMNS, values, strict=True))

@@ -22,6 +22,7 @@ import pandas as pd
 
 from recnb import assets
 
+CLOCK = 1e8  # seconds: 1973. Whoever numbers events from 0 stays below
 ARTICLE = re.compile(r"^(.+?), (The|A|An|Les|La|Le|Il|El|Das|Der|Die)( \(.*\))?$")
 
 
@@ -54,6 +55,12 @@ class Dataset:
     def n_items(self) -> int:
         """Number of items; the id ``n_items`` itself is the padding id everywhere."""
         return len(self.items)
+
+    @cached_property
+    def known(self) -> set[str]:
+        """What these data can tell: "year" and "genres" of some item, "clock" when times are more than row numbers."""
+        told = {column for column in ("year", "genres") if (self.items[column] != "").any()}
+        return told | {"clock"} if self.events["timestamp"].max() > CLOCK else told
 
     @cached_property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ def stored(dataset: str) -> pd.DataFrame:
     for folder, about in runs.told(SHIPPED / dataset):
         told = {"name": about["name"], "each": about["each"], "source": about["plan"]["source"]}
         frames.append(pd.read_parquet(folder / "answers.parquet").assign(**told, seed=about["plan"]["seed"]))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["name", "source", "method"])
 
 
 def made(dataset: str) -> pd.DataFrame:

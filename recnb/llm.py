@@ -211,32 +211,31 @@ def pad(rows: Sequence[Tensor], left: bool = False) -> tuple[Tensor, Tensor]:
     return stacked if left else F.pad(stacked, (0, 0, 0, -stacked.shape[1] % 32)), lengths
 
 
-def hidden_states(lm: LanguageModel, embeds: Tensor, layer: int, stop: bool = False) -> tuple[Tensor, Tensor]:
-    """Final hidden states of right-padded rows, and those after block ``layer`` (from 1): (B, T, H) each.
+def hidden_states(lm: LanguageModel, embeds: Tensor, *layers: int, stop: bool = False) -> tuple[Tensor, ...]:
+    """Final hidden states of right-padded rows, then those after the blocks ``layers`` (from 1): (B, T, H) each.
 
     Args:
         lm: the model; causality keeps the padding out of what is real.
         embeds: (B, T, H).
-        layer: which block's output to hand out as well.
-        stop: compute no further than that block; the first result then means nothing.
+        layers: which blocks' outputs to hand out as well.
+        stop: compute no further than the last of them; the first result then means nothing.
 
     Raises:
         ValueError: when there is no such block.
     """
-    body, kept = lm.body, []
+    body, kept = lm.body, {}
     depth = len(body.layers)
-    if not 1 <= layer <= depth:
-        raise ValueError(f"layer is {layer}; {lm.name} has blocks 1 to {depth}")
-    watch = body.layers[layer - 1].register_forward_hook(
-        lambda module, given, out: kept.append(out[0] if isinstance(out, tuple) else out)
-    )
-    body.config.num_hidden_layers = layer if stop else depth
+    if wrong := [layer for layer in layers if not 1 <= layer <= depth]:
+        raise ValueError(f"layer is {wrong[0]}; {lm.name} has blocks 1 to {depth}")
+    hooks = [body.layers[n - 1].register_forward_hook(lambda at, _, out: kept.update({at: out})) for n in set(layers)]
+    body.config.num_hidden_layers = max(layers) if stop else depth
     try:
         final = body(inputs_embeds=embeds, use_cache=False).last_hidden_state
     finally:
-        watch.remove()
+        for hook in hooks:
+            hook.remove()
         body.config.num_hidden_layers = depth
-    return final, kept[0]
+    return final, *(kept[body.layers[layer - 1]] for layer in layers)
 
 
 def answer_loss(lm: LanguageModel, hidden: Tensor, where: Tensor, answer: Tensor) -> Tensor:

@@ -109,6 +109,7 @@ class BiStep:
         rows: training rows of the run that is trained live.
         passes: how often it sees each.
         asked: test cases that models are asked live.
+        block: of the language model, after which names are read (None: the last, as published).
         layers: blocks whose states are tried as groundings.
         garbled: names with a wrong year that are to be found again.
         epochs: of the recommender whose scores bend the distances (None: its recipe's own).
@@ -118,6 +119,7 @@ class BiStep:
     rows: int = 64
     passes: int = 2
     asked: int = 40
+    block: int | None = None
     layers: tuple[int, ...] = (5, 15, 25)
     garbled: int = 200
     epochs: int | None = None
@@ -269,7 +271,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ),
     },
     "05_bistep_grounding": {
-        "smoke": BiStep(rows=4, passes=1, asked=3, layers=(), garbled=20, epochs=1, users=40),
+        "smoke": BiStep(rows=4, passes=1, asked=3, block=2, layers=(1,), garbled=20, epochs=1, users=40),
         "laptop": BiStep(),
         "paper": BiStep(rows=1024, passes=10, asked=500, layers=(5, 10, 15, 20, 25), garbled=1664),
     },

@@ -19,6 +19,7 @@ from recnb.datasets import DataError, tidy_title
 from recnb.study import Study
 
 RUNS = sorted(path.parent for path in SHIPPED.glob("*/*/run.json"))
+READINGS = [(25, "last"), (None, "mean"), (5, "last"), (None, "last")]
 MODELS = [folder for folder in RUNS if (folder / "model.safetensors").exists()]
 
 
@@ -156,7 +157,8 @@ def test_what_is_said_is_what_stands_in_the_first_quotes(line, name):
 
 @pytest.fixture(scope="module")
 def ground(lm, catalogue):
-    return Grounding(catalogue.names[:60], bigrec.states_of_words(llm.load(dtype=torch.float32)))
+    whole = llm.load(dtype=torch.float32)
+    return Grounding(catalogue.names[:60], lambda texts: bigrec.states_of_words(whole, texts)[0])
 
 
 def test_a_true_name_is_grounded_to_itself_and_a_wrong_year_to_its_film(ground):
@@ -175,12 +177,23 @@ def test_states_do_not_depend_on_what_shares_a_batch(ground):
     with torch.no_grad():
         published = whole.model(ids, output_hidden_states=True).hidden_states
     assert torch.allclose(alone[3], published[-1][0, -1], atol=2e-3)
-    inner = bigrec.states_of_words(whole, layer=12, pooling="mean")([ground.names[3]])
+    (inner,) = bigrec.states_of_words(whole, [ground.names[3]], [(12, "mean")])
     assert torch.allclose(inner[0], published[12][0].mean(0), atol=2e-3)
+    true = [published[25][0, -1], published[-1][0].mean(0), published[5][0, -1], published[-1][0, -1]]
+    for got, expected in zip(bigrec.states_of_words(whole, [ground.names[3]], READINGS), true, strict=True):
+        assert torch.allclose(got[0], expected, atol=2e-3)
     with pytest.raises(ValueError, match="pooling 'max'; allowed: 'last', 'mean'"):
-        bigrec.states_of_words(whole, pooling="max")
+        bigrec.states_of_words(whole, ["a"], [(None, "max")])
     with pytest.raises(ValueError, match="layer is 31"):
-        bigrec.states_of_words(whole, layer=31)(["a"])
+        bigrec.states_of_words(whole, ["a"], [(31, "last")])
+
+
+def test_groundings_of_one_pass_are_those_of_a_pass_each(catalogue):
+    names, said = catalogue.names[:40], ["Toy Story (1991)", "a sad film"]
+    for reading, got in zip(READINGS, bigrec_ranking.groundings(names, READINGS), strict=True):
+        (alone,) = bigrec_ranking.groundings(names, [reading])
+        assert np.allclose(got.distances(said), alone.distances(said), atol=2e-3)
+        assert got.distances(names).argmin(1).tolist() == list(range(40))
 
 
 def test_other_groundings(catalogue):

@@ -126,6 +126,7 @@ def test_own_folder_is_read_in_the_tidy_format(tmp_path, monkeypatch):
     rows = "ann,b1,4,20,The Sea\nann,b2,5,10,Night & Day\nbob,b1,1,5,The Sea\n"
     name = tidy(tmp_path / "mine", HEADER + rows)
     own = datasets.load(name)
+    assert own.known == set() and datasets.load().known == {"year", "genres", "clock"}
     assert own.titles(own.sequences()[0]) == ["Night & Day", "The Sea"]
     monkeypatch.setenv("RECNB_DATA", name)
     assert datasets.load("own").digest == own.digest

@@ -114,9 +114,9 @@ def test_the_verdict_follows_from_the_interval(low, high, side, expected):
     assert claims.verdict(Interval((low + high) / 2, low, high, 10), side) == expected
 
 
-def claim(value, paper="LLaRA"):
+def claim(value, paper="LLaRA", side=">"):
     got = Interval(value, value - 0.1, value + 0.1, 95, 3)
-    return Claim(paper, "a > b", "protocol", "ml-100k", "difference", got, "b", 0.4)
+    return Claim(paper, "a > b", "protocol", "ml-100k", "difference", got, "b", 0.4, side)
 
 
 def test_a_rerun_replaces_its_claims_and_smoke_stays_out(tmp_path):
@@ -129,6 +129,13 @@ def test_a_rerun_replaces_its_claims_and_smoke_stays_out(tmp_path):
     assert rows.columns.tolist() == claims.COLUMNS
     assert rows["verdict"].tolist() == ["contradicted"]
     assert claims.table(ledger)["value"].tolist() == [-0.5]
+
+
+def test_the_ledger_keeps_the_claimed_side(tmp_path):
+    claims.record([claim(0.05), claim(0.05, side="<")], "02_x", "laptop", {"seed": 0})
+    claims.write(tmp_path / "claims.csv")
+    rows = pd.read_csv(tmp_path / "claims.csv")
+    assert rows["side"].tolist() == [">", "<"] and set(rows["verdict"]) == {claims.INCONCLUSIVE}
 
 
 def test_runs_with_several_seeds_are_joined_and_other_parameters_stay_out(tmp_path):

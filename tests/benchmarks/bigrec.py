@@ -20,7 +20,7 @@ import transformers
 from recnb import bigrec_ranking, bigrec_results, bigrec_study, llm
 from recnb.bigrec import LIMIT, spoken
 
-NAME, BATCH = "4096 rows", 8
+NAME, BATCH = "16384 rows", 8
 
 
 def turns(ours: Callable[[], object], peer: Callable[[], object], repeat: int) -> tuple[float, float]:
