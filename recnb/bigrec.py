@@ -221,7 +221,7 @@ def states_of_words(
     """
     if wrong := {pooling for _, pooling in readings} - {"last", "mean"}:
         raise ValueError(f"pooling {wrong.pop()!r}; allowed: 'last', 'mean'")
-    blocks = [block for block, _ in readings if block]
+    blocks = [block for block, _ in readings if block is not None]
     empty = [int(lm.tokenizer.eos_token_id)]  # a model that says nothing still says that
     ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] or empty for text in texts]
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
@@ -235,7 +235,7 @@ def states_of_words(
         step = torch.arange(embeds.shape[1])
         kept = {"mean": step < lengths[:, None], "last": step == lengths[:, None] - 1}
         for (block, pooling), points in zip(readings, found, strict=True):
-            states = (inner.pop(0) if block else final).float().cpu()
+            states = (final if block is None else inner.pop(0)).float().cpu()
             share = kept[pooling] / kept[pooling].sum(1, keepdim=True)
             points[torch.tensor(some)] = torch.einsum("bth,bt->bh", states, share)
     return found

@@ -28,6 +28,17 @@ def stored(dataset: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
+def headline(frame: pd.DataFrame) -> str | None:
+    """Name of the runs with the most training rows that were made with three seeds; None when there are none.
+
+    Args:
+        frame: see `stored`.
+    """
+    sizes = frame[frame["name"].astype(str).str.fullmatch(r"\d+ rows")].groupby(["rows", "name"])["seed"].nunique()
+    whole = sizes[sizes >= 3]
+    return str(whole.index[-1][1]) if len(whole) else None
+
+
 def made(dataset: str) -> pd.DataFrame:
     """How each stored run was made, with ``minutes`` of training and ``nats`` a token of validation's right names."""
     found = []

@@ -184,8 +184,9 @@ def test_states_do_not_depend_on_what_shares_a_batch(ground):
         assert torch.allclose(got[0], expected, atol=2e-3)
     with pytest.raises(ValueError, match="pooling 'max'; allowed: 'last', 'mean'"):
         bigrec.states_of_words(whole, ["a"], [(None, "max")])
-    with pytest.raises(ValueError, match="layer is 31"):
-        bigrec.states_of_words(whole, ["a"], [(31, "last")])
+    for block in (0, 31):
+        with pytest.raises(ValueError, match=f"layer is {block}"):
+            bigrec.states_of_words(whole, ["a"], [(block, "last")])
 
 
 def test_groundings_of_one_pass_are_those_of_a_pass_each(catalogue):
@@ -297,6 +298,13 @@ def test_an_absent_model_and_an_absent_run_are_named(study):
     frame = bigrec_results.stored("ml-100k")
     with pytest.raises(KeyError, match="nothing stored of nonsense: grounded"):
         bigrec_results.by_seed(frame, "nonsense", "grounded", lambda ranks: ranks.ndcg(10))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"), [("ml-100k", "16384 rows"), ("lastfm-llara", "1024 rows"), ("my-shop", None)]
+)
+def test_the_headline_is_the_largest_size_with_three_seeds(dataset, name):
+    assert bigrec_results.headline(bigrec_results.stored(dataset)) == name
 
 
 @pytest.mark.parametrize(
