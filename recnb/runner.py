@@ -38,7 +38,7 @@ from recnb.profiles import NAMES
 
 # glibc then keeps large buffers from step to step: a fifth of the training time. And OpenMP's threads wait less long
 # before they sleep: beside another busy program two of them were many times slower than one. Elsewhere: nothing.
-KERNEL_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "GOMP_SPINCOUNT": "3000"}
+KERNEL_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "GOMP_SPINCOUNT": "10000"}
 INJECTED = "injected-parameters"
 VERSIONS = {name: version(name) for name in ("torch", "transformers", "numpy", "pandas")}
 
