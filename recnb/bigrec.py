@@ -231,13 +231,13 @@ def states_of_words(
         lengths = torch.tensor([len(ids[row]) for row in some])
         rows = [lm.embeddings[torch.tensor(ids[row], device=lm.embeddings.device)] for row in some]
         embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        final, *inner = llm.hidden_states(lm, embeds, *blocks, stop=len(blocks) == len(readings))
+        after = llm.hidden_states(lm, embeds, *blocks, stop=len(blocks) == len(readings))
+        states = dict(zip([None, *blocks], after, strict=True))
         step = torch.arange(embeds.shape[1])
         kept = {"mean": step < lengths[:, None], "last": step == lengths[:, None] - 1}
         for (block, pooling), points in zip(readings, found, strict=True):
-            states = (final if block is None else inner.pop(0)).float().cpu()
             share = kept[pooling] / kept[pooling].sum(1, keepdim=True)
-            points[torch.tensor(some)] = torch.einsum("bth,bt->bh", states, share)
+            points[torch.tensor(some)] = torch.einsum("bth,bt->bh", states[block].float().cpu(), share)
     return found
 
 

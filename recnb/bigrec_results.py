@@ -28,13 +28,18 @@ def stored(dataset: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
+def _by_size(frame: pd.DataFrame) -> pd.Series:
+    """Which rows of `stored` are of runs that are named by their number of training rows alone."""
+    return frame["name"].astype(str).str.fullmatch(r"\d+ rows")
+
+
 def headline(frame: pd.DataFrame) -> str | None:
     """Name of the runs with the most training rows that were made with three seeds; None when there are none.
 
     Args:
         frame: see `stored`.
     """
-    sizes = frame[frame["name"].astype(str).str.fullmatch(r"\d+ rows")].groupby(["rows", "name"])["seed"].nunique()
+    sizes = frame[_by_size(frame)].groupby(["rows", "name"])["seed"].nunique()
     whole = sizes[sizes >= 3]
     return str(whole.index[-1][1]) if len(whole) else None
 
@@ -98,7 +103,7 @@ def curve(frame: pd.DataFrame, users: np.ndarray, metric: Metric, methods: list[
         methods: which to take.
     """
     found = []
-    plain = frame[frame["name"].isin(["rivals", "untuned"]) | frame["name"].str.fullmatch(r"\d+ rows")]
+    plain = frame[frame["name"].isin(["rivals", "untuned"]) | _by_size(frame)]
     for (name, rows), part in plain.groupby(["name", "rows"]):
         for method in [known for known in methods if known in set(part["method"])]:
             got: Interval = metrics.bootstrap(by_seed(part, str(name), method, metric), users)
